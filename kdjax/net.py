@@ -1,0 +1,64 @@
+"""A model seen from outside: the only bridge from Flax modules (models/) to plain functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+Params = dict[str, Any]  # nested dicts of arrays, string keys
+Batch = dict[str, jax.Array]
+
+
+class Out(NamedTuple):
+  """What an encoder returns.
+
+  logits: f32[B, C] (classifier), or f32[B, L, V] (masked-LM head).
+  hidden: [N+1, B, L, D]; hidden[0] leaves the embedding layer, hidden[N] the last block.
+  """
+
+  logits: jax.Array
+  hidden: jax.Array
+
+
+class Net(NamedTuple):
+  """Pure functions of a model's parameters.
+
+  embed: (params, ids i32[B, L] or probs f32[B, L, V]) -> word embeddings [B, L, E]
+  encode: (params, e [B, L, E], mask bool[B, L], segments i32[B, L], key=None) -> Out; a key
+    means dropout, none means deterministic
+  table: params -> word-embedding table [V, E]
+  view: prefix of the batch keys this net reads. 'teacher_' for a teacher with a tokenizer of its
+    own, whose batch carries teacher_tokens, teacher_segments and teacher_mask.
+  """
+
+  embed: Callable[..., jax.Array]
+  encode: Callable[..., Out]
+  table: Callable[..., jax.Array]
+  view: str = ''
+
+  def __call__(self, params: Params, batch: Batch, key: jax.Array | None = None) -> Out:
+    """Embed, then encode: tokens, mask and segments of the batch."""
+    e_BLE = self.embed(params, batch[self.view + 'tokens'])
+    return self.encode(
+      params, e_BLE, batch[self.view + 'mask'], batch[self.view + 'segments'], key
+    )
+
+
+def split(module: nnx.Module) -> tuple[Net, Params]:
+  """Cut a module once into functions and parameters.
+
+  The module holds nnx.Param and nothing else, and has methods embed, encode and table.
+  """
+  graph, state = nnx.split(module, nnx.Param)
+
+  def method(name):
+    return lambda params, *args: getattr(nnx.merge(graph, params), name)(*args)
+
+  return Net(method('embed'), method('encode'), method('table')), nnx.to_pure_dict(state)
+
+
+def fill(module: nnx.Module, params: Params) -> nnx.Module:
+  """A copy of the module that holds these parameters."""
+  graph, _ = nnx.split(module, nnx.Param)
+  return nnx.merge(graph, params)
