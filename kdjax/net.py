@@ -40,9 +40,7 @@ class Net(NamedTuple):
   def __call__(self, params: Params, batch: Batch, key: jax.Array | None = None) -> Out:
     """Embed, then encode: tokens, mask and segments of the batch."""
     e_BLE = self.embed(params, batch[self.view + 'tokens'])
-    return self.encode(
-      params, e_BLE, batch[self.view + 'mask'], batch[self.view + 'segments'], key
-    )
+    return self.encode(params, e_BLE, batch[self.view + 'mask'], batch[self.view + 'segments'], key)
 
 
 def split(module: nnx.Module) -> tuple[Net, Params]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import optax
+import jax.numpy as jnp
 
 from kdjax import losses
 
@@ -17,11 +17,14 @@ class Task(NamedTuple):
   gap: (student_logits [B, C], teacher_logits [B, C], temperature) -> f32[B], against the teacher.
   decide: logits [B, C] -> the decision that a metric compares: class i32[B], bits i32[B, C] or,
     for regression, score f32[B].
+  differs: (logits [B, C], logits [B, C]) -> bool[B], whether two texts get different labels; for
+    regression, scores further apart than half the batch's standard deviation.
   """
 
   loss: Callable[..., jax.Array]
   gap: Callable[..., jax.Array]
   decide: Callable[[jax.Array], jax.Array]
+  differs: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 KINDS: dict[str, Task] = {
@@ -29,16 +32,19 @@ KINDS: dict[str, Task] = {
     loss=losses.cross_entropy,
     gap=losses.soft_kl,
     decide=lambda logits: logits.argmax(-1),
+    differs=lambda a, b: a.argmax(-1) != b.argmax(-1),
   ),
   'regression': Task(
     loss=lambda logits, label: losses.squared_gap(logits, label[:, None]),
     gap=lambda student, teacher, temperature=1.0: losses.squared_gap(student, teacher),
     decide=lambda logits: logits[:, 0],
+    differs=lambda a, b: jnp.abs(a - b)[:, 0] > a.std() / 2,
   ),
   'multilabel': Task(
     loss=losses.sigmoid_cross_entropy,
     gap=losses.sigmoid_kl,
     decide=lambda logits: (logits > 0).astype('int32'),
+    differs=lambda a, b: ((a > 0) != (b > 0)).any(-1),
   ),
 }
 

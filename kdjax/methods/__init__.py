@@ -1,0 +1,18 @@
+"""The methods: a file name is the registry. See base.py for what a method is."""
+
+import importlib
+import pathlib
+from collections.abc import Callable
+
+
+def names() -> list[str]:
+  """Every method there is."""
+  files = pathlib.Path(__file__).parent.glob('*.py')
+  return sorted(f.stem for f in files if f.stem not in ('__init__', 'base'))
+
+
+def get(name: str) -> Callable:
+  """make(c: ConfigDict, env: Env) -> Method, of the method with this file name."""
+  if name not in names():
+    raise ValueError(f'method {name!r} is none of {", ".join(names())}')
+  return importlib.import_module(f'kdjax.methods.{name}').make

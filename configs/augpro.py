@@ -1,0 +1,34 @@
+"""AugPro: KD, and the teacher's labels on new text made by mixing or perturbing embeddings.
+
+python -m kdjax.main --config=configs/augpro.py[:task] --workdir=DIR
+"""
+
+from configs import common
+
+
+def methods() -> dict:
+  """By name: what --config.compare can name."""
+  mix = dict(
+    name='augpro',
+    kind='mix',  # or fgsm
+    hard=1.0,  # weights: gold label, teacher on the text, teacher on the new text
+    soft=1.0,
+    augmented=1.0,
+    temperature=1.0,
+    lam_mode='token',  # lambda per token, per example, or fixed
+    alpha=1.0,  # lambda ~ Beta(alpha, alpha)
+    lam=0.5,  # lambda where fixed
+    epsilon=0.3,  # fgsm: step in the units of the embedding table
+    metric='l2',  # of the projection: l2, dot, cos, centred
+    table='student',  # whose embeddings: student, teacher
+    forbid_own=False,  # the projection may not give back the tokens it came from
+    portion=1.0,  # share of the ordinary tokens that are open to change
+  )
+  return dict(augpro=mix, augpro_fgsm=mix | dict(kind='fgsm'))
+
+
+def get_config(task: str = ''):
+  """The whole config."""
+  c = common.config(task, 'augpro')
+  c.compare = 'finetune,kd'
+  return c

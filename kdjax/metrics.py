@@ -1,0 +1,70 @@
+"""Task metrics on gathered predictions, from scikit-learn and scipy."""
+
+import numpy as np
+
+
+def _safe(value: float) -> float:
+  # A constant prediction has no correlation: 0 orders checkpoints, NaN would not.
+  return 0.0 if np.isnan(value) else float(value)
+
+
+def _correlation(name):
+  def metric(decision: np.ndarray, label: np.ndarray) -> float:
+    from scipy import stats
+
+    if np.ptp(decision) == 0 or np.ptp(label) == 0:
+      return 0.0
+    return _safe(getattr(stats, name)(decision, label).statistic)
+
+  return metric
+
+
+def _accuracy(decision: np.ndarray, label: np.ndarray) -> float:
+  same = decision == label
+  return float(same.all(-1).mean() if same.ndim == 2 else same.mean())
+
+
+def _f1(average=None):
+  def metric(decision: np.ndarray, label: np.ndarray) -> float:
+    from sklearn import metrics
+
+    how = average or (
+      'binary' if label.ndim == 1 and max(label.max(), decision.max()) < 2 else 'macro'
+    )
+    return float(metrics.f1_score(label, decision, average=how, zero_division=0))
+
+  return metric
+
+
+def _matthews(decision: np.ndarray, label: np.ndarray) -> float:
+  from sklearn import metrics
+
+  return float(metrics.matthews_corrcoef(label, decision))
+
+
+def _mse(decision: np.ndarray, label: np.ndarray) -> float:
+  return float(np.square(decision - label).mean())
+
+
+METRICS = dict(
+  accuracy=_accuracy,  # multi-label: all labels of the example right
+  f1=_f1(),  # of class 1 where there are two classes, macro otherwise
+  f1_macro=_f1('macro'),
+  f1_micro=_f1('micro'),
+  matthews=_matthews,
+  mse=_mse,  # never first: the best checkpoint is the one with the highest value
+  pearson=_correlation('pearsonr'),
+  spearman=_correlation('spearmanr'),
+)
+
+
+def compute(names: tuple[str, ...], decision: np.ndarray, label: np.ndarray) -> dict[str, float]:
+  """Values of the named metrics; decision and label: [n], or [n, C] for multi-label.
+
+  Rows without a public label (-1, or NaN) must not come here: GLUE's test labels are -1.
+  """
+  if decision.shape != label.shape or len(label) == 0:
+    raise ValueError(f'cannot score predictions {decision.shape} against labels {label.shape}')
+  if (label < 0).any() if label.dtype.kind == 'i' else np.isnan(label).any():
+    raise ValueError('rows without a label (-1) cannot be scored')
+  return {name: METRICS[name](decision, label) for name in names}

@@ -1,0 +1,210 @@
+"""The loop that all methods share: a jitted step per player, evaluation, checkpoints, bar."""
+
+import collections
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+
+from kdjax import checkpoint, log, optim, sharding
+from kdjax.data import batches
+from kdjax.methods import base
+
+
+class TrainState(NamedTuple):
+  """All that changes: what players own, their optimizers, the method's memory."""
+
+  step: jax.Array  # i32[]
+  params: dict[str, Any]
+  opt: dict[str, Any]
+  memory: Any
+
+
+class Result(NamedTuple):
+  """What a run leaves: the best parameters by the first metric, and how they scored."""
+
+  params: dict[str, Any]
+  metrics: dict[str, float]
+  step: int
+  steps: int
+
+
+def make_step(name: str, player: base.Player, optimizer, mesh, accumulate: int = 1) -> Callable:
+  """Jitted (state, frozen, batch, key) -> (state, metrics) of one player's turn.
+
+  frozen: parameters that nobody owns; they get no gradient. The state is donated. With
+  accumulate = A, the batch goes through the loss in A parts, and one update follows the mean
+  gradient; a method's in-batch partners are then those of the part.
+  """
+
+  def step(state: TrainState, frozen, batch, key):
+    key = jax.random.fold_in(key, state.step)
+    owned = {k: state.params[k] for k in player.owns}
+    rest = frozen | {k: v for k, v in state.params.items() if k not in owned}
+
+    def loss(owned, memory, batch, key):
+      return player.loss(rest | owned, memory, batch, key)
+
+    def part(carry, x):
+      memory, total = carry
+      (value, (memory, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(owned, memory, *x)
+      total = jax.tree.map(lambda a, b: a + b / accumulate, total, grads)
+      return (memory, total), metrics | dict(loss=value)
+
+    # Each device's own rows are dealt out among the parts: nothing moves between devices.
+    parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+    keys = jax.random.split(key, accumulate)
+    zeros = jax.tree.map(jnp.zeros_like, owned)
+    if accumulate == 1:
+      carry, metrics = part((state.memory, zeros), (batch, keys[0]))
+    else:
+      carry, metrics = jax.lax.scan(part, (state.memory, zeros), (parts, keys))
+    memory, grads = carry
+    metrics = jax.tree.map(jnp.mean, metrics) | dict(grad_norm=optax.global_norm(grads))
+
+    updates, opt = optimizer.update(grads, state.opt[name], owned)
+    params = state.params | optax.apply_updates(owned, updates)
+    new = TrainState(state.step + 1, params, state.opt | {name: opt}, memory)
+    return new, {f'{name}/{k}': v for k, v in metrics.items()}
+
+  same, rows = sharding.replicated(mesh), sharding.rows(mesh)
+  return jax.jit(
+    step,
+    in_shardings=(same, same, rows, same),
+    out_shardings=(same, same),
+    donate_argnums=0,
+  )
+
+
+class Game(NamedTuple):
+  """A method ready to be stepped."""
+
+  state: TrainState
+  frozen: dict[str, Any]
+  steps: dict[str, Callable]
+  key: jax.Array
+
+
+def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
+  """Initial state on the mesh, and a jitted step per player.
+
+  c: the optimizer's fields, accumulate, seed. total: steps of all players together.
+  """
+  k_init, k_step = jax.random.split(jax.random.key(c.seed))
+  extra, memory = method.init(k_init, params, data)
+  params = params | extra
+  owned = {name for player in method.players.values() for name in player.owns}
+  turns = collections.Counter(method.turn(step) for step in range(total))
+  makers = {name: optim.make(c, turns[name]) for name in method.players}
+  same = sharding.replicated(mesh)
+  # A copy: the state is donated, and the caller's parameters (another run's start) must survive.
+  trained = jax.tree.map(jnp.copy, {k: v for k, v in params.items() if k in owned})
+  opt = {
+    name: makers[name].init({k: trained[k] for k in player.owns})
+    for name, player in method.players.items()
+  }
+  state = TrainState(jnp.zeros((), jnp.int32), trained, opt, memory)
+  frozen = {k: v for k, v in params.items() if k not in owned}
+  steps = {
+    name: make_step(name, player, makers[name], mesh, c.accumulate)
+    for name, player in method.players.items()
+  }
+  return Game(jax.device_put(state, same), jax.device_put(frozen, same), steps, k_step)
+
+
+def total_steps(c, examples: int) -> tuple[int, int]:
+  """(steps, steps per epoch): c.steps where given, else c.epochs over the data."""
+  per_epoch = batches.steps_per_epoch(examples, c.batch_size)
+  return (c.steps or round(c.epochs * per_epoch)), per_epoch
+
+
+def fit(
+  method: base.Method,
+  params: dict[str, Any],
+  data: batches.Dataset,
+  score: Callable[[Any], dict[str, float]],
+  c,
+  buckets: tuple[int, ...],
+  workdir: pathlib.Path,
+  mesh,
+  title: str,
+) -> Result:
+  """Train to the end, from the last checkpoint in the workdir where there is one.
+
+  Args:
+    params: initial parameters by name, the frozen ones too.
+    score: student parameters -> metrics; the first one selects the best checkpoint.
+    c: config.train: batch_size, epochs or steps, optimizer, eval_every, log_every, seed.
+  """
+  total, per_epoch = total_steps(c, len(data.index))
+  sharding.check_batch(mesh, c.batch_size, c.accumulate, 'train.batch_size')
+  log.logger.info(
+    f'{title}: {total} steps of {c.batch_size} = {total / per_epoch:.2f} epochs of '
+    f'{len(data.index)} examples'
+  )
+  game = start(method, params, data, c, total, mesh)
+  state = game.state
+  last, best = (checkpoint.Store(workdir / 'checkpoints' / name) for name in ('last', 'best'))
+  meta = dict(best=None, metrics={}, best_step=0)
+  if last.step() is not None:
+    state, meta = last.restore(state)
+    log.logger.info(f'{title}: going on from step {int(state.step)}')
+  begin = int(state.step)
+  best.drop_after(begin)
+  every = c.eval_every or per_epoch
+  writer = log.Writer(workdir, begin, c.tensorboard)
+  stream = batches.train_batches(data, c.batch_size, buckets, c.seed, begin)
+  clock, pending = log.Clock(), []
+  bar = tqdm.tqdm(
+    total=total, initial=begin, desc=title, unit='step', dynamic_ncols=True, mininterval=0.5
+  )
+  shown = {}
+  for now in range(begin, total):
+    batch = sharding.put(next(stream), mesh)
+    state, metrics = game.steps[method.turn(now)](state, game.frozen, batch, game.key)
+    pending.append(metrics)
+    done = now + 1
+    if done % c.log_every == 0 or done == total:
+      # The step just dispatched runs on while the ones before it are fetched and written.
+      row = _means(pending[:-1] or pending, title, done)
+      pending = pending[-1:] if len(pending) > 1 else []
+      row['examples_per_second'] = clock.rate(c.batch_size * c.log_every)
+      writer.write(done, row)
+      shown['loss'] = next(v for k, v in row.items() if k.endswith('/loss'))
+      shown['examples/s'] = row['examples_per_second']
+      bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
+    bar.update()
+    if done % every == 0 or done == total:
+      scores = score(state.params['student'])
+      name, value = next(iter(scores.items()))
+      shown[name] = value
+      writer.write(done, {f'validation/{k}': v for k, v in scores.items()})
+      if meta['best'] is None or value > meta['best']:
+        meta = dict(best=value, metrics=scores, best_step=done)
+        best.save(done, state.params['student'], meta)
+      last.save(done, state, meta)
+      clock.rate(1)
+  bar.close()
+  writer.close()
+  student, kept = best.restore(state.params['student'])
+  last.close()
+  best.close()
+  return Result(student, kept['metrics'], kept['best_step'], total)
+
+
+def _means(pending: list[dict[str, jax.Array]], title: str, step: int) -> dict[str, float]:
+  """Mean of each metric over the steps that had it."""
+  values = collections.defaultdict(list)
+  for metrics in jax.device_get(pending):
+    for name, value in metrics.items():
+      values[name].append(value)
+  row = {name: float(np.mean(v)) for name, v in values.items()}
+  bad = [name for name, value in row.items() if not np.isfinite(value)]
+  if bad:
+    raise FloatingPointError(f'{title}: {", ".join(bad)} is not finite by step {step}')
+  return row
