@@ -1,8 +1,8 @@
 """What all configs share. A field's only default is here or in its method's file.
 
-Every config takes a task after a colon: `--config=configs/augpro.py:sst2`. Tasks: docs (the default:
-documentation strings of installed libraries, a class a library), GLUE's cola, sst2, mrpc, stsb, qqp,
-mnli, qnli, rte, wnli, ax, and own (columns named by config.data and config.task).
+Every config takes a task after a colon: `--config=configs/augpro.py:sst2`. Tasks: docs (the
+default: documentation strings of installed libraries, a class a library), GLUE's cola, sst2, mrpc,
+stsb, qqp, mnli, qnli, rte, wnli, ax, and own (columns named by config.data and config.task).
 """
 
 import importlib
@@ -24,10 +24,6 @@ def config(task: str, method: str) -> ConfigDict:
   c.eval = ConfigDict(dict(batch_size=64, model='', split=''))
   c.export = ConfigDict(dict(dir=''))
   c.mesh = ConfigDict(dict(data=-1))  # devices; -1: all there are
-  if c.task.name == 'docs':  # small enough for ten minutes on two cores
-    c.data.max_length = 32
-    c.data.buckets = (32,)
-    c.train.epochs = 2.0
   c.baselines = ConfigDict()
   for name in _names():
     c.baselines.update(_methods(name))
@@ -65,8 +61,8 @@ def _data() -> ConfigDict:
   c.pair = ''  # files: column of the second sentence
   c.label = 'label'  # files: column of the label
   c.validation_fraction = 0.1  # of train, where there is no validation split
-  c.max_length = 128  # tokens; longer texts are cut
-  c.buckets = (16, 32, 64, 128)  # batch lengths, one compiled program each
+  c.max_length = 0  # tokens, longer texts are cut; 0: 32 for docs, else 128
+  c.buckets = (16, 32, 64, 128)  # batch lengths up to max_length, one program each
   c.train_fraction = 1.0  # of the train split, seeded
   c.train_size = 0  # rows of train, after the fraction; 0: all
   c.seed = 0  # of the subsets: the same rows for every config.seed

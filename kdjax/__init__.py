@@ -1,3 +1,10 @@
 """kdjax: distil a fine-tuned text encoder into a small fast one, in JAX, on any device mesh."""
 
 __version__ = '0.1.0'
+
+
+def load(dir_or_id: str, **options):
+  """A distilled (or any HuggingFace) classifier, ready for text: see predict.Classifier."""
+  from kdjax import predict  # jax and transformers are loaded when they are used
+
+  return predict.load(dir_or_id, **options)

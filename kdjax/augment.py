@@ -22,8 +22,6 @@ def mixup(e_a: Array, e_b: Array, lam: Array | float) -> Array:
   """
   lam = jnp.asarray(lam, e_a.dtype)
   lam = lam.reshape(lam.shape + (1,) * (e_a.ndim - lam.ndim))
-  if lam.ndim == e_a.ndim and lam.size == 1:
-    lam = lam.reshape(())
   return lam * e_a + (1 - lam) * e_b
 
 

@@ -40,3 +40,8 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int, field: str) -> Non
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """A host batch onto the mesh, split by rows."""
   return jax.device_put(batch, rows(mesh))
+
+
+def everywhere(params, mesh: Mesh):
+  """Parameters onto every device of the mesh."""
+  return jax.device_put(params, replicated(mesh))

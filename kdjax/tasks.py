@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kdjax import losses
+from kdjax import losses, metrics
 
 
 class Task(NamedTuple):
@@ -49,6 +49,13 @@ KINDS: dict[str, Task] = {
 }
 
 
+PROBLEM_TYPES = {
+  'classes': 'single_label_classification',
+  'regression': 'regression',
+  'multilabel': 'multi_label_classification',
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
   """One task: where its text and labels are, and how it is scored.
@@ -72,6 +79,11 @@ class Spec:
   def num_labels(self) -> int:
     """Width of the logits."""
     return 1 if self.kind == 'regression' else len(self.labels)
+
+  @property
+  def problem_type(self) -> str:
+    """The kind, as config.json of a HuggingFace model names it."""
+    return PROBLEM_TYPES[self.kind]
 
 
 _PAIR = ('sentence1', 'sentence2')
@@ -98,3 +110,54 @@ GLUE: dict[str, Spec] = {
     Spec('ax', columns=('premise', 'hypothesis'), labels=_NLI, evaluation=('test',)),
   )
 }  # fmt: skip
+
+DOCS = Spec('docs', metrics=('accuracy', 'f1_macro'), evaluation=('validation', 'test'))
+_DEFAULT_METRICS = {
+  'classes': ('accuracy', 'f1_macro'),
+  'regression': ('pearson', 'spearman'),
+  'multilabel': ('f1_micro', 'accuracy'),
+}
+
+
+def names() -> list[str]:
+  """Every task that a config may name."""
+  return ['docs', 'own', *GLUE]
+
+
+def resolve(c) -> Spec:
+  """The task of a whole config; 'own' where config.data.train names a file.
+
+  Raises:
+    ValueError: unknown task, kind or metric, with what there is.
+  """
+  if c.task.name in GLUE:
+    return GLUE[c.task.name]
+  if c.task.name == 'docs' and not c.data.train:
+    return DOCS
+  if c.task.name not in ('docs', 'own'):
+    raise ValueError(f'task {c.task.name!r} is none of {", ".join(names())}')
+  if c.task.kind not in KINDS:
+    raise ValueError(f'config.task.kind {c.task.kind!r} is none of {", ".join(KINDS)}')
+  wanted = _parts(c.task.metrics) or _DEFAULT_METRICS[c.task.kind]
+  unknown = [m for m in wanted if m not in metrics.METRICS]
+  if unknown:
+    raise ValueError(f'config.task.metrics {unknown} are none of {", ".join(metrics.METRICS)}')
+  return Spec(
+    'own',
+    c.task.kind,
+    tuple(filter(None, (c.data.text, c.data.pair))),
+    c.data.label,
+    _parts(c.task.labels),
+    wanted,
+  )
+
+
+def with_labels(spec: Spec, labels: tuple[str, ...]) -> Spec:
+  """The spec with the class names that the data turned out to have."""
+  if spec.kind == 'classes' and len(labels) < 2:
+    raise ValueError(f'column {spec.label!r} has {len(labels)} classes {labels}: two are needed')
+  return dataclasses.replace(spec, labels=tuple(labels))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+  return tuple(p.strip() for p in text.split(',') if p.strip())

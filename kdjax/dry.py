@@ -1,0 +1,68 @@
+"""--mode=dry_run: what a run would read, train and write, without doing it."""
+
+import numpy as np
+
+from kdjax import env, jobs, train
+
+
+def show(plan: env.Plan, rows: int = 3) -> None:
+  """Decoded rows, lengths, class balance, sizes, steps; nothing is trained."""
+  c, spec = plan.c, plan.spec
+  print(f'\ntask {spec.name}: {spec.kind}, {plan.text.origin}')
+  for name, data in plan.data.items():
+    length = data.tokens.length
+    quantiles = ', '.join(f'{q:.0f}' for q in np.quantile(length, (0.5, 0.9, 1.0)))
+    full = (length >= c.data.max_length).mean()
+    print(
+      f'  {name}: {len(length)} rows, tokens (50, 90, 100 %): {quantiles}; {full:.1%} at max_length'
+      f'{_balance(data.label, spec)}'
+    )
+  print('\nrows as the student reads them:')
+  data = plan.data['train']
+  for i in range(min(rows, len(data.index))):
+    ids = data.tokens.tokens[i, : data.tokens.length[i]]
+    print(f'  {_label(data.label[i], spec)}: {plan.student.tokenizer.decode(ids)}')
+  print('\nmodels:')
+  for name, model in (('teacher', plan.teacher), ('student', plan.student)):
+    config = model.config
+    print(
+      f'  {name}: {config.model_type}, {config.num_hidden_layers} layers x {config.hidden_size}, '
+      f'{model.parameters:,} parameters'
+    )
+  if plan.env.mismatch:
+    print(f'  tokenizers differ: {plan.env.mismatch}')
+  print('\nruns:')
+  total, per_epoch = train.total_steps(c.train, len(data.index))
+  if c.teacher.finetune:
+    steps = train.total_steps(jobs.teacher_fields(c), len(data.index))[0]
+    _line('teacher', steps, per_epoch, plan)
+  for name in jobs.names(c):
+    _line(name, total, per_epoch, plan)
+  print(f'\ndevices: {plan.mesh.shape["data"]} x {plan.mesh.devices.flat[0].device_kind}')
+
+
+def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
+  where = plan.workdir / name
+  state = 'finished, would be reused' if jobs.done(where) else f'{steps} steps'
+  print(f'  {name}: {state}, {steps / per_epoch:.2f} epochs of {per_epoch} -> {where}')
+
+
+def _balance(label: np.ndarray, spec) -> str:
+  if spec.kind == 'regression' or label.size == 0:
+    return ''
+  if spec.kind == 'multilabel':
+    shares = label.mean(0)
+  else:
+    shares = np.bincount(label[label >= 0], minlength=spec.num_labels) / max((label >= 0).sum(), 1)
+  if not shares.any():
+    return '; no labels'
+  pairs = zip(spec.labels, shares, strict=True)
+  return '; ' + ', '.join(f'{name} {share:.0%}' for name, share in pairs)
+
+
+def _label(value, spec) -> str:
+  if spec.kind == 'regression':
+    return f'{value:.3f}'
+  if spec.kind == 'multilabel':
+    return '|'.join(n for n, v in zip(spec.labels, value, strict=True) if v) or '(none)'
+  return spec.labels[value]

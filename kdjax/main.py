@@ -1,0 +1,134 @@
+"""The command line: python -m kdjax.main --config=configs/<method>.py[:task] --workdir=DIR."""
+
+import contextlib
+import importlib.machinery
+import importlib.util
+import os
+import pathlib
+import sys
+import tempfile
+
+from absl import app, flags
+
+_HERE = pathlib.Path(__file__).parent
+MODES = ('train', 'eval', 'predict', 'export', 'dry_run')
+
+
+def configs_dir() -> pathlib.Path:
+  """The installed copy of configs/ (beside the package in a checkout)."""
+  inside = _HERE / 'configs'
+  return inside if inside.is_dir() else _HERE.parent / 'configs'
+
+
+def find_config(value: str) -> str:
+  """Absolute path of a config file, `:task` kept.
+
+  A relative path is looked for from the working directory, then in the installed copy, where
+  `configs/kd.py` and `kd.py` are the same file.
+
+  Raises:
+    ValueError: there is none, naming those that exist.
+  """
+  name, colon, task = value.partition(':')
+  path = pathlib.Path(name)
+  for candidate in (path, configs_dir() / path.name):
+    if candidate.is_file() and (candidate == path or path.parent.name in ('', 'configs')):
+      return f'{candidate.absolute()}{colon}{task}'
+  there = ', '.join(f'configs/{f.name}' for f in sorted(configs_dir().glob('[!_]*.py')))
+  raise ValueError(f'no config file {name}: there are {there}')
+
+
+def _share_configs(path: str) -> None:
+  """Let a config file say `from configs import common`, wherever it lies."""
+  spec = importlib.machinery.ModuleSpec('configs', None, is_package=True)
+  near = pathlib.Path(path.partition(':')[0]).parent
+  spec.submodule_search_locations = [str(near), str(configs_dir())]
+  sys.modules['configs'] = importlib.util.module_from_spec(spec)
+
+
+def _main(argv) -> None:
+  del argv
+  import jax  # after the flags: not loaded for --help
+
+  from kdjax import dry, jobs, log
+
+  log.setup()
+  _compile_cache(jax)
+  c, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
+  mode = flags.FLAGS.mode
+  with contextlib.ExitStack() as stack:
+    cache = stack.enter_context(tempfile.TemporaryDirectory()) if mode == 'dry_run' else ''
+    try:
+      if mode in ('train', 'dry_run'):
+        plan = jobs.prepare(c, workdir, cache)
+      elif mode == 'eval':
+        jobs.evaluation(c, workdir)
+      elif mode == 'predict':
+        jobs.prediction(c, workdir)
+      else:
+        jobs.export(c, workdir)
+    except (ValueError, OSError) as e:
+      if flags.FLAGS.traceback:
+        raise
+      sys.exit(f'error: {e}')
+  if mode == 'train':
+    jobs.run(plan)
+  elif mode == 'dry_run':
+    dry.show(plan)
+
+
+def _compile_cache(jax) -> None:
+  """Compiled programs are kept between runs: the first step is the first impression."""
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache'))
+    jax.config.update('jax_compilation_cache_dir', str(home / 'kdjax' / 'xla'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def _find_in_argv(argv: list[str]) -> list[str]:
+  """The command line with --config resolved, before absl reads it."""
+  out = []
+  for i, arg in enumerate(argv):
+    flag, equals, value = arg.partition('=')
+    if flag in ('--config', '-config') and equals:
+      arg = f'{flag}={_resolved(value)}'
+    elif i and argv[i - 1] in ('--config', '-config'):
+      arg = _resolved(arg)
+    out.append(arg)
+  return out
+
+
+def _resolved(value: str) -> str:
+  path = find_config(value)
+  _share_configs(path)
+  return path
+
+
+def run() -> None:
+  """Entry point."""
+  from ml_collections import config_flags
+
+  config_flags.DEFINE_config_file('config', None, 'A file of configs/, `:task` after it.')
+  flags.DEFINE_string('workdir', None, 'Where everything is written.')
+  flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
+  flags.DEFINE_bool('traceback', False, 'Show where an error was raised.')
+  flags.mark_flags_as_required(['config', 'workdir'])
+  try:
+    argv = _find_in_argv(sys.argv)
+  except ValueError as e:
+    sys.exit(f'error: {e}')
+  with contextlib.suppress(BrokenPipeError):
+    app.run(_main, argv, flags_parser=_parse)
+
+
+def _parse(argv):
+  """Flags, with a mistyped config key said in one line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError) as e:
+    sys.exit(f'error: {e}')
+
+
+if __name__ == '__main__':
+  run()

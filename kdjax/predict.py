@@ -1,0 +1,101 @@
+"""A distilled model as a function from text to probabilities."""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from kdjax import evaluate, metrics, net, sharding, tasks
+from kdjax.data import batches, sources, tokens
+from kdjax.models import hf
+
+Texts = Sequence[str | tuple[str, str]]
+
+
+class Classifier:
+  """clf(['text', ...]) or clf([('a', 'b'), ...]) -> probabilities f32[n, C] (or scores f32[n]).
+
+  labels: class names, in the order of the columns; () for regression.
+  """
+
+  def __init__(self, module, config, tokenizer, batch_size: int, max_length: int):
+    if tokenizer is None:
+      raise ValueError('the model has no tokenizer files: it cannot read text')
+    kinds = {problem: kind for kind, problem in tasks.PROBLEM_TYPES.items()}
+    fallback = 'regression' if config.num_labels == 1 else 'classes'
+    self.kind = kinds.get(config.problem_type, fallback)
+    names = (config.id2label[i] for i in range(config.num_labels))
+    self.labels = () if self.kind == 'regression' else tuple(names)
+    self._tokenizer = tokenizer
+    self._vocab_size = config.vocab_size
+    self._batch_size, self._max_length = batch_size, max_length
+    self._mesh = sharding.make_mesh()
+    cut, params = net.split(module)
+    self._params = sharding.everywhere(params, self._mesh)
+    self._forward = evaluate.forward(cut, self._mesh)
+    devices = self._mesh.shape['data']
+    self._batch_size = -(-batch_size // devices) * devices
+    self._buckets = (*(b for b in (16, 32, 64, 128, 256) if b < max_length), max_length)
+
+  def __call__(self, texts: Texts) -> np.ndarray:
+    """Probabilities f32[n, C]: softmax, or a sigmoid per label; scores f32[n] for regression."""
+    pairs = [t if isinstance(t, tuple) else (t, None) for t in texts]
+    if not pairs:
+      return np.zeros((0, len(self.labels)) if self.labels else (0,), np.float32)
+    if len({b is None for _, b in pairs}) > 1:
+      raise ValueError('single texts and pairs do not go into one call')
+    second = None if pairs[0][1] is None else [b for _, b in pairs]
+    return self._probabilities(self.logits([a for a, _ in pairs], second))
+
+  def logits(self, first: list[str], second: list[str] | None = None) -> np.ndarray:
+    """f32[n, C]."""
+    n = len(first)
+    table = sources.Table(first, second, np.zeros(n, np.int32), np.arange(n, dtype=np.int32))
+    ids = tokens.tokenise(table, self._tokenizer, self._max_length, None)
+    usable = np.ones(self._vocab_size, bool)
+    data = batches.Dataset(ids, table.label, table.index, usable)
+    return evaluate.logits(
+      self._forward, self._params, data, self._batch_size, self._buckets, self._mesh
+    )
+
+  def _probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
+    if self.kind == 'classes':
+      return np.asarray(jax.nn.softmax(logits_BC, axis=-1))
+    return logits_BC[:, 0] if self.kind == 'regression' else np.asarray(jax.nn.sigmoid(logits_BC))
+
+  def check(self, spec: tasks.Spec) -> None:
+    """ValueError unless the model is one of this task's kind and classes."""
+    if (self.kind, self.labels) != (spec.kind, tuple(spec.labels)):
+      raise ValueError(
+        f'the model predicts {self.kind} {self.labels}, but task {spec.name} is '
+        f'{spec.kind} {spec.labels}'
+      )
+
+  def score(self, table: sources.Table, spec: tasks.Spec) -> dict[str, float]:
+    """Metrics of the task on rows that all have a label."""
+    decision = np.asarray(tasks.KINDS[self.kind].decide(self.logits(table.first, table.second)))
+    return metrics.compute(spec.metrics, decision, table.label)
+
+  def write(self, table: sources.Table, path: pathlib.Path) -> None:
+    """A csv of row number, prediction and a probability a class; whole or not at all."""
+    out = self._probabilities(self.logits(table.first, table.second))
+    spare = path.with_name(path.name + '.tmp')
+    with spare.open('w', encoding='utf8', newline='') as f:
+      rows = csv.writer(f)
+      rows.writerow(['index', 'prediction', *self.labels])
+      for index, p in zip(table.index, out, strict=True):
+        if self.kind == 'regression':
+          rows.writerow([index, f'{p:.6g}'])
+        elif self.kind == 'classes':
+          rows.writerow([index, self.labels[p.argmax()], *(f'{v:.6g}' for v in p)])
+        else:
+          on = '|'.join(n for n, v in zip(self.labels, p, strict=True) if v > 0.5)
+          rows.writerow([index, on, *(f'{v:.6g}' for v in p)])
+    spare.replace(path)
+
+
+def load(dir_or_id: str, batch_size: int = 64, max_length: int = 128) -> Classifier:
+  """A classifier from a HuggingFace folder or id: kdjax.load."""
+  return Classifier(*hf.load(str(dir_or_id)), batch_size=batch_size, max_length=max_length)

@@ -1,0 +1,109 @@
+"""What a run leaves for people: the resolved config, versions, the table, the model card."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from typing import Any
+
+import jax
+
+_PACKAGES = ('kdjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
+
+
+def writable(workdir: pathlib.Path) -> None:
+  """ValueError, naming the folder, where nothing can be written."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
+  except OSError as e:
+    raise ValueError(f'cannot write to --workdir={workdir}: {e.strerror or e}') from None
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Whole or not at all."""
+  spare = path.with_name(path.name + '.tmp')
+  spare.write_text(json.dumps(value, indent=2) + '\n', encoding='utf8')
+  os.replace(spare, path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """ValueError, naming the file, where it is damaged."""
+  try:
+    return json.loads(path.read_text(encoding='utf8'))
+  except ValueError as e:
+    raise ValueError(f'{path} is damaged ({e}): delete it') from None
+
+
+def record(c, workdir: pathlib.Path) -> None:
+  """config.json: all fields as resolved; versions.json: packages, Python, devices."""
+  write_json(workdir / 'config.json', c.to_dict())
+  devices = jax.devices()
+  write_json(
+    workdir / 'versions.json',
+    {name: importlib.metadata.version(name) for name in _PACKAGES}
+    | dict(python=platform.python_version(), devices=f'{len(devices)} x {devices[0].device_kind}'),
+  )
+
+
+def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
+  """Print the results, a model a line, and keep them in results.json and results.md."""
+  splits = [k for k in next(iter(rows.values())) if k not in ('parameters', 'examples_per_second')]
+  head = ['', 'parameters']
+  head += [f'{split} {metric}' for split in splits for metric in spec.metrics]
+  head += ['examples/s', 'x teacher']
+  lines = []
+  for name, row in rows.items():
+    faster = row['examples_per_second'] / rows['teacher']['examples_per_second']
+    values = [f'{row[s][m]:.4f}' for s in splits for m in spec.metrics]
+    speeds = [f'{row["examples_per_second"]:.0f}', f'{faster:.1f}']
+    lines.append([name, f'{row["parameters"] / 1e6:.1f} M', *values, *speeds])
+  text = markdown(head, lines)
+  write_json(workdir / 'results.json', rows)
+  (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
+  print(f'\n{text}\n')
+  for name in rows:
+    where = workdir / name / 'model'
+    if where.is_dir():
+      print(f'{name:>12}: {where}')
+  print(f'{"also":>12}: {workdir}/results.json, config.json, versions.json, */log.jsonl')
+  return text
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+  """A table with aligned columns."""
+  widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+  rule = ['-' * w if i == 0 else '-' * (w - 1) + ':' for i, w in enumerate(widths)]
+  rows = [head, rule, *lines]
+  return '\n'.join(
+    '| ' + ' | '.join(v.ljust(w) if i == 0 else v.rjust(w)
+                      for i, (v, w) in enumerate(zip(row, widths, strict=True))) + ' |'
+    for row in rows
+  )  # fmt: skip
+
+
+def card(plan, name: str, result: dict) -> str:
+  """A model card: what it was made from, how, and how it scored."""
+  c, spec = plan.c, plan.spec
+  scores = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
+  how = 'fine-tuned' if name == 'teacher' else f'distilled by {name}'
+  lines = [
+    '---',
+    'library_name: transformers',
+    'pipeline_tag: text-classification',
+    '---',
+    f'# {plan.workdir.name}: {spec.name}, {how}',
+    '',
+    f'- data: {plan.text.origin}, {len(plan.data["train"].index)} training rows',
+    f'- teacher: {c.teacher.init}',
+    f'- parameters: {result["parameters"]:,}',
+    f'- {result["split"]}: {scores} (seed {c.seed}, step {result["best_step"]} of '
+    f'{result["steps"]}, chosen on this split)',
+    f'- classes: {", ".join(spec.labels) or "one score"}',
+    '',
+    f'Made by kdjax {importlib.metadata.version("kdjax")}.',
+  ]
+  return '\n'.join(lines) + '\n'

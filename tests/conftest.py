@@ -1,0 +1,25 @@
+"""Four simulated devices, no silent broadcasting, nothing from the network."""
+
+import os
+
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=4')
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+
+import secrets
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def rng(record_property):
+  """A fresh numpy generator; its seed is in the report of a failure."""
+  seed = secrets.randbits(32)
+  record_property('seed', seed)
+  print(f'seed {seed}')
+  return np.random.default_rng(seed)
