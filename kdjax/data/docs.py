@@ -39,11 +39,12 @@ _JUNK = re.compile(
   re.I,
 )
 _ROLE = re.compile(r':[a-z]+(?::[a-z]+)*:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`')
-_LINK = re.compile(r'\[([^\]]+)\]\([^)]*\)|`([^`<]+?)\s*<[^`>]*>`_*')
+_LINK = re.compile(
+  r'\[([^\]]+)\]\([^)]*\)|`([^`<]+?)\s*<[^`>]*>`_*|(?<!\w)\[[`~]*([A-Za-z_][\w.]*)`?\]'
+)
 _MARKUP = re.compile(
   r'``?~?|\*+(?=\w)|(?<=\w)\*+|(?<=\w)`_|\\|'
-  r'(?<!\S)\.(?=[A-Za-z_])|'  # .Artist
-  r'\[(?=[A-Za-z_.]+\])|(?<=[A-Za-z_])\](?!\S\w)'  # [Trainer]
+  r'(?<!\S)\.(?=[A-Za-z_])'  # .Artist
 )
 _NAMES = re.compile(
   r'\b(?:(?:numpy|np|jnp|scipy|jax|jaxlib|pandas|pd|matplotlib|mpl|plt|pyplot|transformers|'
@@ -173,6 +174,6 @@ def _plain(paragraph: str) -> str:
   if any(_SECTION.match(line) for line in lines) or _JUNK.search(' '.join(lines)):
     return ''
   text = _ROLE.sub(r'\1', ' '.join(lines))
-  text = _LINK.sub(lambda match: match[1] or match[2], text)
+  text = _LINK.sub(lambda match: match[1] or match[2] or match[3], text)
   text = _NAMES.sub('library', _MARKUP.sub('', text)).rstrip(' :')
   return ' '.join(text.split())

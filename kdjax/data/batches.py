@@ -1,0 +1,191 @@
+"""Batches of a few fixed shapes: endless and resumable to train on, each row once to score."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kdjax.data import tokens as ids
+
+
+class Dataset(NamedTuple):
+  """One split, ready for a model.
+
+  tokens: ids of the n rows, by the student's tokenizer.
+  label: i32[n], f32[n] or f32[n, C]; index: i32[n], row numbers in the source.
+  ordinary: bool[V], ids that augmentation may change or write.
+  teacher: the same text by the teacher's own tokenizer, where it differs.
+  """
+
+  tokens: ids.Tokens
+  label: np.ndarray
+  index: np.ndarray
+  ordinary: np.ndarray
+  teacher: ids.Tokens | None = None
+
+
+Batch = dict[str, np.ndarray]
+Plan = list[tuple[int, np.ndarray]]  # per batch: its length L, its rows
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+  """Whole batches in n rows.
+
+  Raises:
+    ValueError: not even one.
+  """
+  if batch_size < 1:
+    raise ValueError(f'batch size is {batch_size}; it must be 1 or more')
+  if n < batch_size:
+    raise ValueError(
+      f'{n} training rows do not fill one batch of {batch_size}: lower config.batch_size, or raise '
+      'config.data.train_size or config.data.train_fraction'
+    )
+  return n // batch_size
+
+
+def lengths(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
+  """Lengths of batches: the buckets below max_length, and max_length itself, in order.
+
+  So no row is cut for its bucket, and no bucket is longer than any row can be.
+
+  Raises:
+    ValueError: a bucket below 1.
+  """
+  if any(bucket < 1 for bucket in buckets):
+    raise ValueError(f'config.data.buckets is {tuple(buckets)}; lengths must be 1 or more')
+  return tuple(sorted({int(b) for b in buckets if b < max_length} | {int(max_length)}))
+
+
+def train_batches(
+  data: Dataset, batch_size: int, buckets: Sequence[int], seed: int, start: int = 0
+) -> Iterator[Batch]:
+  """Endless batches from number `start` on: a pure function of (data, seed, batch number).
+
+  tokens i32[B, L], segments i32[B, L], mask bool[B, L] (real positions), maskable bool[B, L] (real
+  and ordinary), label, index i32[B]; with data.teacher also teacher_tokens, teacher_segments and
+  teacher_mask. L is one of `lengths(buckets, max_length)`.
+
+  An epoch is floor(n / batch_size) batches and has no row twice; the n mod batch_size rows that it
+  leaves out are drawn anew each epoch, whatever their length.
+
+  Raises:
+    ValueError: fewer rows than batch_size, or arrays of different sizes.
+  """
+  n = _check(data)
+  steps = steps_per_epoch(n, batch_size)
+  if start < 0:
+    raise ValueError(f'batch number {start} is below 0')
+  shapes = lengths(buckets, data.tokens.tokens.shape[1])
+  return _endless(data, batch_size, shapes, seed, start, steps)
+
+
+def _endless(
+  data: Dataset, batch_size: int, shapes: tuple[int, ...], seed: int, start: int, steps: int
+) -> Iterator[Batch]:
+  epoch, skip = divmod(start, steps)
+  while True:
+    for L, rows in _epoch(_longest(data), batch_size, shapes, seed, epoch)[skip:]:
+      yield _batch(data, rows, L)
+    epoch, skip = epoch + 1, 0
+
+
+def eval_batches(
+  data: Dataset, batch_size: int, buckets: Sequence[int]
+) -> Iterator[tuple[Batch, int]]:
+  """(batch, real rows in it), short rows first; each row of the data exactly once.
+
+  Only the last batch may be partial: its first row is repeated to fill it, and only the first
+  `real` rows count. Keys and shapes are those of train_batches.
+
+  Raises:
+    ValueError: arrays of different sizes.
+  """
+  n = _check(data)
+  if batch_size < 1:
+    raise ValueError(f'batch size is {batch_size}; it must be 1 or more')
+  shapes = lengths(buckets, data.tokens.tokens.shape[1])
+  longest = _longest(data)
+  plan, rest = _group(np.argsort(longest, kind='stable'), longest, batch_size, shapes)
+  for L, rows in plan:
+    yield _batch(data, rows, L), batch_size
+  if len(rest):
+    L = shapes[np.searchsorted(shapes, longest[rest].max())]
+    rows = np.concatenate([rest, np.repeat(rest[:1], batch_size - len(rest))])
+    yield _batch(data, rows, L), n % batch_size
+
+
+def _epoch(
+  longest: np.ndarray, batch_size: int, shapes: tuple[int, ...], seed: int, epoch: int
+) -> Plan:
+  rng = np.random.default_rng((seed, epoch))
+  n = len(longest)
+  # What does not fill a batch is dropped before rows are grouped. Dropped after, it would always be
+  # the longest rows.
+  rows = rng.permutation(n)[: n - n % batch_size]
+  plan, _ = _group(rows, longest, batch_size, shapes)
+  return [plan[i] for i in rng.permutation(len(plan))]
+
+
+def _group(
+  rows: np.ndarray, longest: np.ndarray, batch_size: int, shapes: tuple[int, ...]
+) -> tuple[Plan, np.ndarray]:
+  """Whole batches per length, and the rows left over.
+
+  Rows of a length that do not fill a batch go on to the next longer one, so less than one batch is
+  left over in all.
+  """
+  bucket = np.searchsorted(shapes, longest[rows])
+  plan, rest = [], rows[:0]
+  for k, L in enumerate(shapes):
+    pool = np.concatenate([rest, rows[bucket == k]])
+    whole = len(pool) - len(pool) % batch_size
+    plan += [(L, part) for part in pool[:whole].reshape(-1, batch_size)]
+    rest = pool[whole:]
+  return plan, rest
+
+
+def _longest(data: Dataset) -> np.ndarray:
+  """i32[n]: the longer of the two tokenizers' lengths: both views of a batch have one L."""
+  if data.teacher is None:
+    return data.tokens.length
+  return np.maximum(data.tokens.length, data.teacher.length)
+
+
+def _batch(data: Dataset, rows: np.ndarray, L: int) -> Batch:
+  tokens_BL, segments_BL, mask_BL = _view(data.tokens, rows, L)
+  batch = dict(
+    tokens=tokens_BL,
+    segments=segments_BL,
+    mask=mask_BL,
+    maskable=mask_BL & data.ordinary[tokens_BL],
+    label=data.label[rows],
+    index=data.index[rows],
+  )
+  if data.teacher is not None:
+    names = ('teacher_tokens', 'teacher_segments', 'teacher_mask')
+    batch |= zip(names, _view(data.teacher, rows, L), strict=True)
+  return batch
+
+
+def _view(
+  tokens: ids.Tokens, rows: np.ndarray, L: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  mask_BL = np.arange(L) < tokens.length[rows, None]
+  return tokens.tokens[rows, :L], tokens.segments[rows, :L], mask_BL
+
+
+def _check(data: Dataset) -> int:
+  """The number of rows, the same in all arrays."""
+  n, L = data.tokens.tokens.shape
+  sizes = [len(data.tokens.length), len(data.label), len(data.index)]
+  if data.teacher is not None:
+    sizes.append(len(data.teacher.length))
+    if data.teacher.tokens.shape != (n, L):
+      raise ValueError(
+        f"teacher's tokens are {data.teacher.tokens.shape}, student's {(n, L)}: tokenise both with "
+        'one max_length'
+      )
+  if any(size != n for size in sizes):
+    raise ValueError(f'tokens have {n} rows, length, label, index (and teacher) {sizes}')
+  return n
