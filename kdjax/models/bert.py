@@ -172,9 +172,13 @@ def attend(
   """
   mask_B11L = mask[:, None, None, :]
   if spec.attention != 'einsum' and (key is None or not spec.attention_dropout):
-    return jax.nn.dot_product_attention(
-      q_BLHK, k_BLHK, v_BLHK, mask=mask_B11L, implementation=spec.attention
-    )
+    if spec.attention == 'cudnn':  # its mask may be one for all heads, but not for all queries
+      B, L = mask.shape
+      mask_B11L = jnp.broadcast_to(mask_B11L, (B, 1, L, L))
+    with jax.numpy_dtype_promotion('standard'):  # its own code promotes bfloat16 with float32
+      return jax.nn.dot_product_attention(
+        q_BLHK, k_BLHK, v_BLHK, mask=mask_B11L, implementation=spec.attention
+      )
   score_BHLM = jnp.einsum('BLHK,BMHK->BHLM', q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
   score_BHLM = score_BHLM / math.sqrt(q_BLHK.shape[-1])
   # The lowest finite number, not -inf: minus infinity in every column would give nan.

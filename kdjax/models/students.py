@@ -1,0 +1,92 @@
+"""Students: a teacher cut to some of its layers, or a smaller random model of the same family."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from kdjax import net
+from kdjax.models import bert, families, hf
+
+
+def cut(
+  module: bert.Encoder, config: Any, layers: int | Sequence[int], pick: str = 'skip'
+) -> tuple[bert.Encoder, Any]:
+  """(student, its config): some of the teacher's layers, with its embeddings and its head.
+
+  layers: how many, picked by pick; or the indices themselves, in the student's order. The arrays
+  are copies: a training step may donate the student's without deleting the teacher's. Raises
+  ValueError for a number or an index that the teacher does not have. Starting from every other
+  layer is DistilBERT's choice (Sanh et al. 2019, arXiv:1910.01108).
+  """
+  chosen = choose(module.spec.layers, layers, pick)
+  params = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+  teacher = params['layers']
+  # One more copy of each: an index may be named twice, and two layers must not share a buffer.
+  params['layers'] = {
+    str(new): jax.tree.map(jnp.copy, teacher[str(old)]) for new, old in enumerate(chosen)
+  }
+  spec = dataclasses.replace(module.spec, layers=len(chosen))
+  return net.fill(bert.abstract(spec), params), _resized(config, layers=len(chosen))
+
+
+def choose(n: int, layers: int | Sequence[int], pick: str = 'skip') -> tuple[int, ...]:
+  """Indices of the teacher's n layers.
+
+  pick: 'first', 'last', or 'skip': evenly spaced with both ends, round(linspace(0, n - 1, layers)),
+  halves to even; one layer is layer 0. Of 12, six are 0, 2, 4, 7, 9, 11.
+  """
+  if isinstance(layers, Sequence):
+    chosen = tuple(layers)
+    wrong = [l for l in chosen if not 0 <= l < n]
+    if wrong or not chosen:
+      raise ValueError(f'layers {chosen}: the teacher has layers 0 to {n - 1}')
+    return chosen
+  if not 1 <= layers <= n:
+    raise ValueError(f'cannot pick {layers} layers from a teacher of {n}')
+  if pick == 'first':
+    return tuple(range(layers))
+  if pick == 'last':
+    return tuple(range(n - layers, n))
+  if pick == 'skip':
+    return tuple(int(l) for l in np.round(np.linspace(0, n - 1, layers)))
+  raise ValueError(f"pick {pick!r} is not one of 'first', 'last', 'skip'")
+
+
+def random(
+  config: Any,
+  *,
+  layers: int | None = None,
+  width: int | None = None,
+  heads: int | None = None,
+  ffn: int | None = None,
+  head: str = 'classify',
+  dtype: str = 'float32',
+  seed: int = 0,
+  attention: str | None = None,
+) -> tuple[bert.Encoder, Any]:
+  """(student, its config): random weights, the teacher's family and vocabulary.
+
+  None keeps the teacher's size. ELECTRA keeps its embedding width. Raises ValueError where the
+  width is not divisible by the heads.
+  """
+  config = _resized(config, layers=layers, width=width, heads=heads, ffn=ffn)
+  return hf.build(config, head=head, dtype=dtype, seed=seed, attention=attention), config
+
+
+def _resized(config: Any, **sizes: int | None) -> Any:
+  """A copy of the config with sizes under the family's own attribute names."""
+  config = copy.deepcopy(config)
+  names = families.get(config.model_type).sizes
+  for field, size in sizes.items():
+    if size is None:
+      continue
+    if size < 1:
+      raise ValueError(f'{field}={size}: must be at least 1')
+    setattr(config, names[field], size)
+  return config

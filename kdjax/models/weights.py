@@ -1,0 +1,167 @@
+"""Weights on disk: safetensors files under transformers' names <-> our nested parameters.
+
+Format: https://huggingface.co/docs/safetensors (one model.safetensors, or shards listed in
+model.safetensors.index.json). Pickled .bin files are not opened: loading one can run code.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx, traverse_util
+
+from kdjax.models import bert, families
+
+FILE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+_BIN = 'pytorch_model*.bin'
+_REMEDY = """convert it once, in an environment with torch:
+  from transformers import AutoModelForSequenceClassification as M
+  M.from_pretrained({0!r}).save_pretrained({0!r})"""
+_CLASSIFIERS = ('classifier.', 'pre_classifier.')  # of a head that is to be replaced
+_SHOWN = 40  # names listed of each kind of complaint
+
+
+class Weights(NamedTuple):
+  """params: nested dicts of f32 arrays; fresh: paths that the checkpoint did not have."""
+
+  params: dict[str, Any]
+  fresh: tuple[str, ...]
+
+
+def flat(module: nnx.Module) -> dict[str, Any]:
+  """A module's parameters by path: 'layers/0/query/kernel'."""
+  return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param)), sep='/')
+
+
+def stored(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+  """Name of every tensor in a folder -> (the file that holds it, its shape).
+
+  Raises ValueError for a checkpoint without safetensors, and for an index that leaves the folder.
+  """
+  folder = Path(folder)
+  if (folder / FILE).is_file():
+    shards = [folder / FILE]
+  elif (folder / INDEX).is_file():
+    names = sorted(set(json.loads((folder / INDEX).read_text())['weight_map'].values()))
+    bad = [n for n in names if '/' in n or '\\' in n or '..' in n or not n.endswith('.safetensors')]
+    if bad:
+      raise ValueError(f'{folder / INDEX} names files that are not its own shards: {bad}')
+    shards = [folder / n for n in names]
+    absent = [s.name for s in shards if not s.is_file()]
+    if absent:
+      raise ValueError(f'{folder} lacks {len(absent)} of {len(shards)} shards: {absent}')
+  else:
+    pickled = sorted(p.name for p in folder.glob(_BIN))
+    raise ValueError(
+      f'{folder} has no {FILE}' + (f', only {pickled}' if pickled else '') + '. '
+      'If all it has is .bin (pickled) weights, ' + _REMEDY.format(str(folder))
+    )
+  found = {}
+  for shard in shards:
+    with safetensors.safe_open(shard, 'np') as f:
+      found |= {name: (shard, tuple(f.get_slice(name).get_shape())) for name in f.keys()}  # noqa: SIM118
+  return found
+
+
+def read(
+  folder: Path,
+  spec: families.Spec,
+  seed: int = 0,
+  *,
+  num_labels: int | None = None,
+  fresh_head: bool = False,
+) -> Weights:
+  """The parameters of an Encoder of this spec from a folder, as float32.
+
+  A head that the checkpoint lacks is drawn from the seed, as Encoder(spec, key(seed)) draws it;
+  fresh_head draws it whatever the checkpoint has. num_labels: what the caller asked for, if
+  anything. Raises one ValueError with all missing, unexpected and misshaped names.
+  """
+  family = families.get(spec.family)
+  have = {_bare(name, family): (name, *place) for name, place in stored(folder).items()}
+  want = flat(bert.abstract(spec))
+  full = {path: families.weight(spec.family, spec.head, path) for path in want}
+  bare = {path: _bare(name, family) for path, (name, _) in full.items()}
+
+  head = [path for path in want if path.startswith('head/')]
+  # BERT's pooler belongs to the pretrained encoder, under its prefix: kept where it is there.
+  own = [path for path in head if not full[path][0].startswith(family.prefix + '.')]
+  pooler = [path for path in head if path not in own]
+  out = have.get(bare.get('head/out/kernel'))
+  if num_labels is not None and out and out[2][0] != num_labels and not fresh_head:
+    raise ValueError(
+      f'{folder} has a head of {out[2][0]} labels, asked for {num_labels}: '
+      'drop num_labels to keep it, or pass fresh_head=True to start a new head'
+    )
+  fresh = []
+  if fresh_head or not any(bare[path] in have for path in own):
+    fresh = own + (pooler if not any(bare[path] in have for path in pooler) else [])
+
+  missing, misshaped = [], []
+  for path, leaf in want.items():
+    if path in fresh:
+      continue
+    name, transposed = full[path]
+    shape = leaf.shape[::-1] if transposed else leaf.shape
+    if bare[path] not in have:
+      missing.append(name)
+    elif have[bare[path]][2] != shape:
+      misshaped.append(f'{have[bare[path]][0]} {have[bare[path]][2]}, expected {shape}')
+  ignored = family.extras[spec.head] + (_CLASSIFIERS if fresh_head else ())
+  known = set(bare.values())
+  unexpected = [
+    name for b, (name, *_) in have.items() if b not in known and not b.startswith(ignored)
+  ]
+  complaints = [
+    f'{len(found)} {kind}: ' + ', '.join(sorted(found)[:_SHOWN]) + ', ...' * (len(found) > _SHOWN)
+    for kind, found in (
+      ('missing', missing),
+      ('unexpected', unexpected),
+      ('misshaped', misshaped),
+    )
+    if found
+  ]
+  if complaints:
+    raise ValueError(
+      f'{folder} does not hold the weights of its config ({spec.family}, {spec.layers} layers of '
+      f'{spec.width}, head {spec.head!r}): ' + '; '.join(complaints)
+    )
+
+  params, by_file = {}, {}
+  for path in want:
+    if path not in fresh:
+      by_file.setdefault(have[bare[path]][1], []).append(path)
+  for file, paths in by_file.items():
+    with safetensors.safe_open(file, 'np') as f:  # bfloat16 is a numpy dtype once jax is imported
+      for path in paths:
+        array = f.get_tensor(have[bare[path]][0])
+        params[path] = jnp.array((array.T if full[path][1] else array).astype(np.float32))
+  if fresh:
+    k_head = jax.random.split(jax.random.key(seed), 3)[2]
+    drawn = flat(bert.make_head(spec, k_head))
+    params |= {path: drawn[path.removeprefix('head/')] for path in fresh}
+  return Weights(traverse_util.unflatten_dict(params, sep='/'), tuple(fresh))
+
+
+def write(path: Path, module: bert.Encoder) -> None:
+  """The module's parameters as one safetensors file under transformers' names."""
+  spec, tensors = module.spec, {}
+  for name, leaf in flat(module).items():
+    key, transposed = families.weight(spec.family, spec.head, name)
+    array = np.asarray(leaf, np.float32)
+    tensors[key] = np.ascontiguousarray(array.T if transposed else array)
+  safetensors.numpy.save_file(tensors, path, metadata={'format': 'pt'})
+
+
+def _bare(name: str, family: families.Family) -> str:
+  """A stored name without the encoder's prefix, old layer-norm names made new."""
+  name = name.removeprefix(family.prefix + '.')
+  for old, new in (('LayerNorm.gamma', 'LayerNorm.weight'), ('LayerNorm.beta', 'LayerNorm.bias')):
+    name = name.removesuffix(old) + new if name.endswith(old) else name
+  return name
