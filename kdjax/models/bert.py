@@ -167,18 +167,19 @@ def attend(
 ) -> Array:
   """Attention over the tokens where mask bool[B, L] holds -> [B, L, H, K].
 
-  A row whose mask is all false attends evenly and stays finite. Dropout of the probabilities
-  needs them in hand: it takes the einsum path, whatever spec.attention says.
+  A row whose mask is all false attends evenly and stays finite. spec.attention: None and 'einsum'
+  are the lines below, which take bfloat16 under strict promotion, vmap and second derivatives;
+  'xla' and 'cudnn' are jax.nn.dot_product_attention. Dropout of the probabilities needs them in
+  hand: it takes the einsum path whatever spec.attention says.
   """
   mask_B11L = mask[:, None, None, :]
-  if spec.attention != 'einsum' and (key is None or not spec.attention_dropout):
+  if spec.attention in ('xla', 'cudnn') and (key is None or not spec.attention_dropout):
     if spec.attention == 'cudnn':  # its mask may be one for all heads, but not for all queries
       B, L = mask.shape
       mask_B11L = jnp.broadcast_to(mask_B11L, (B, 1, L, L))
-    with jax.numpy_dtype_promotion('standard'):  # its own code promotes bfloat16 with float32
-      return jax.nn.dot_product_attention(
-        q_BLHK, k_BLHK, v_BLHK, mask=mask_B11L, implementation=spec.attention
-      )
+    return jax.nn.dot_product_attention(
+      q_BLHK, k_BLHK, v_BLHK, mask=mask_B11L, implementation=spec.attention
+    )
   score_BHLM = jnp.einsum('BLHK,BMHK->BHLM', q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
   score_BHLM = score_BHLM / math.sqrt(q_BLHK.shape[-1])
   # The lowest finite number, not -inf: minus infinity in every column would give nan.

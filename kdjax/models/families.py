@@ -28,7 +28,7 @@ class Spec:
     padding sits at p (RoBERTa, whose p is the id of the padding token).
   head: 'classify' or 'mlm'; head_activation: the one inside it.
   dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32 always.
-  attention: None, 'xla', 'cudnn' (jax.nn.dot_product_attention) or 'einsum'.
+  attention: None or 'einsum': written out; 'xla' or 'cudnn': jax.nn.dot_product_attention.
   """
 
   family: str
