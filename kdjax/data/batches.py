@@ -38,8 +38,8 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     raise ValueError(f'batch size is {batch_size}; it must be 1 or more')
   if n < batch_size:
     raise ValueError(
-      f'{n} training rows do not fill one batch of {batch_size}: lower config.batch_size, or raise '
-      'config.data.train_size or config.data.train_fraction'
+      f'{n} training rows do not fill one batch of {batch_size}: lower config.train.batch_size, or '
+      'raise config.data.train_size or config.data.train_fraction'
     )
   return n // batch_size
 

@@ -3,6 +3,7 @@
 Rows are counted from 1 in errors; the header is not counted.
 """
 
+import csv
 import json
 import pathlib
 import re
@@ -36,35 +37,41 @@ def read(path: str | pathlib.Path) -> Columns:
 
 def _csv(path: pathlib.Path) -> Columns:
   import pyarrow as pa
-  from pyarrow import csv
+  from pyarrow import csv as arrow
 
   tabs = path.suffix == '.tsv'
-  parse = csv.ParseOptions(
+  parse = arrow.ParseOptions(
     delimiter='\t' if tabs else ',',
     quote_char=False if tabs else '"',
     newlines_in_values=not tabs,
   )
+  names = _header(path, parse.delimiter, tabs)
+  _distinct(path, names)
   try:
-    with csv.open_csv(path, parse_options=parse) as reader:
-      names = reader.schema.names
-    _distinct(path, names)
-    table = csv.read_csv(
+    table = arrow.read_csv(
       path,
       # One thread: only then does an error know its row.
-      read_options=csv.ReadOptions(use_threads=False),
+      read_options=arrow.ReadOptions(use_threads=False),
       parse_options=parse,
       # Everything is text: a label 01 is not 1, a text 'null' is not missing.
-      convert_options=csv.ConvertOptions(
+      convert_options=arrow.ConvertOptions(
         column_types={name: pa.string() for name in names}, strings_can_be_null=False
       ),
     )
   except pa.ArrowInvalid as error:
-    if 'Empty CSV' in str(error):
-      raise ValueError(f'{path}: no rows') from error
     # Arrow counts the header as row 1.
     said = re.sub(r'Row #(\d+)', lambda match: f'row {int(match[1]) - 1}', str(error))
     raise ValueError(f'{path}: {said}') from error
   return _columns(table)
+
+
+def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
+  with open(path, encoding='utf-8-sig', errors='replace', newline='') as file:
+    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    for names in csv.reader(file, delimiter=delimiter, quoting=quoting):
+      if names:  # Arrow passes over empty lines too
+        return names
+  raise ValueError(f'{path}: no rows')
 
 
 def _jsonl(path: pathlib.Path) -> Columns:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+_LARGEST = float(np.finfo(np.float32).max)
 _INTEGER = re.compile(r'[+-]?\d+')
 
 
@@ -75,7 +76,7 @@ def scores(values: Sequence[Any], where: str, optional: bool) -> np.ndarray:
       number = float(value)
     except (TypeError, ValueError):
       number = math.nan
-    if not math.isfinite(number) or not math.isfinite(np.float32(number)):
+    if not abs(number) <= _LARGEST:  # nor NaN
       raise ValueError(
         f'{where}: row {i + 1} is {value!r}, not a finite number: correct or drop the row'
       )

@@ -32,7 +32,7 @@ def read(c, spec: tasks.Spec) -> Text:
     )
   text = _SOURCES[c.source](c, spec)
   counts = ', '.join(f'{name} {len(split.first):,}' for name, split in text.splits.items())
-  _log.info('%s Rows: %s.', text.origin, counts)
+  _log.info('Rows: %s.', counts)
   return text
 
 

@@ -53,6 +53,7 @@ def tokenise(table: tables.Table, tokenizer, max_length: int, cache=None) -> Tok
     if found is not None:
       _log.info('Tokens of %s rows read from %s.', f'{len(table.first):,}', path)
       return found
+    shutil.rmtree(path, ignore_errors=True)  # what is there, if anything, is damaged
   out = _tokenise(table, tokenizer, max_length)
   if path is not None:
     _save(path, out)
@@ -156,10 +157,7 @@ def _tokenise(table: tables.Table, tokenizer, max_length: int) -> Tokens:
     # Some tokenizers know no segments and give none, whatever they are asked.
     for i, ids in enumerate(out.get('token_type_ids', []), start):
       segments[i, : len(ids)] = ids
-    # Without fast encodings: a row that fills max_length may have been cut, and most were.
-    cut += sum(bool(encoding.overflowing) for encoding in out.encodings or []) or (
-      0 if out.encodings else int((length[rows] == max_length).sum())
-    )
+    cut += sum(bool(encoding.overflowing) for encoding in out.encodings or [])
   _log.info(
     'Tokenised %s rows; %.2f %% were longer than %d tokens and are cut.',
     f'{n:,}', 100 * cut / max(n, 1), max_length,
@@ -187,7 +185,6 @@ def _save(path: pathlib.Path, out: Tokens) -> None:
       sums[name] = _sum(array)
     (aside / 'sums.json').write_text(json.dumps(sums))
     os.chmod(aside, 0o755)  # mkdtemp's directories are for one user, caches are often shared
-    shutil.rmtree(path, ignore_errors=True)
     try:
       aside.rename(path)
     except OSError:
