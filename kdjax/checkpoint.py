@@ -16,6 +16,7 @@ class Store:
   def __init__(self, directory: pathlib.Path):
     self._manager = ocp.CheckpointManager(
       directory.absolute(),
+      item_handlers=dict(state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
       ),

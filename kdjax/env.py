@@ -12,7 +12,7 @@ import numpy as np
 
 from kdjax import log, net, sharding, tasks
 from kdjax.data import batches, sources, tokens
-from kdjax.models import hf, quickstart, students
+from kdjax.models import hf, students
 
 
 class Env(NamedTuple):
@@ -155,7 +155,7 @@ def load_teacher(c, spec: tasks.Spec, finished: pathlib.Path | None = None) -> M
   """The fine-tuned teacher where there is one, else what it starts from."""
   where = str(finished) if finished else c.teacher.init
   if where == 'minilm':
-    where = str(quickstart.minilm())
+    where = str(hf.minilm())
   fresh = c.teacher.finetune and not finished
   found = hf.read(
     where,
@@ -177,22 +177,16 @@ def build_student(c, spec: tasks.Spec, teacher: Model) -> Model:
   """Cut from the teacher, random, or from a checkpoint."""
   how = c.student
   if how.init == 'teacher':
-    try:
-      pick = tuple(int(p) for p in how.pick.split(',')) if how.pick[:1].isdigit() else how.pick
-    except ValueError:
-      raise ValueError(
-        f'config.student.pick {how.pick!r} is none of first, last, skip, nor layers like 0,3,5'
-      ) from None
-    layers, pick = (pick, 'list') if isinstance(pick, tuple) else (how.layers, pick)
-    if isinstance(layers, tuple):
-      return Model(*students.cut(teacher.module, teacher.config, layers), teacher.tokenizer)
-    return Model(*students.cut(teacher.module, teacher.config, layers, pick), teacher.tokenizer)
+    layers = how.layers
+    if how.pick[:1].isdigit():
+      layers = tuple(int(part) for part in how.pick.split(','))
+    return Model(*students.cut(teacher.module, teacher.config, layers, how.pick), teacher.tokenizer)
   knobs = dict(dtype=c.train.dtype, attention=c.train.attention, seed=c.seed)
   if how.init == 'random':
     sizes = dict(width=how.width or None, heads=how.heads or None, ffn=how.ffn or None)
     made = students.random(teacher.config, layers=how.layers, **sizes, head='classify', **knobs)
     return Model(*made, teacher.tokenizer)
-  where = str(quickstart.minilm()) if how.init == 'minilm' else how.init
+  where = str(hf.minilm()) if how.init == 'minilm' else how.init
   found = hf.read(where, spec.num_labels, fresh_head=True, **knobs)
   return _checked(Model(found.module, found.config, found.tokenizer), where, c, spec)
 
@@ -200,10 +194,7 @@ def build_student(c, spec: tasks.Spec, teacher: Model) -> Model:
 def _checked(model: Model, where: str, c, spec: tasks.Spec) -> Model:
   if model.tokenizer is None:
     raise ValueError(f'{where} has no tokenizer files (tokenizer.json or vocab.txt)')
-  # RoBERTa's first two position rows are never a token's.
-  room = model.config.max_position_embeddings - (
-    model.config.pad_token_id + 1 if 'roberta' in model.config.model_type else 0
-  )
+  room = model.module.spec.max_length
   if c.data.max_length > room:
     raise ValueError(f'config.data.max_length={c.data.max_length}, but {where} reads {room} tokens')
   model.config.problem_type = spec.problem_type

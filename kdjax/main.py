@@ -48,33 +48,40 @@ def _share_configs(path: str) -> None:
 
 def _main(argv) -> None:
   del argv
-  import jax  # after the flags: not loaded for --help
+  from kdjax import dry, jobs  # after the flags: jax is not loaded for --help
 
-  from kdjax import dry, jobs, log
+  c, workdir, mode = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.mode
+  if mode == 'train':
+    with one_line_errors():
+      plan = jobs.prepare(c, workdir)
+    jobs.run(plan)
+  elif mode == 'dry_run':
+    with tempfile.TemporaryDirectory() as cache, one_line_errors():
+      dry.show(jobs.prepare(c, workdir, cache))
+  else:
+    with one_line_errors():
+      {'eval': jobs.evaluation, 'predict': jobs.prediction, 'export': jobs.export}[mode](c, workdir)
+
+
+@contextlib.contextmanager
+def one_line_errors():
+  """Bad input ends the program with one line, before training; --traceback shows the rest."""
+  try:
+    yield
+  except (ValueError, OSError, ImportError) as e:
+    if flags.FLAGS.traceback:
+      raise
+    sys.exit(f'error: {e}')
+
+
+def start() -> None:
+  """Logging, and the cache of compiled programs, before any device is used."""
+  import jax
+
+  from kdjax import log
 
   log.setup()
   _compile_cache(jax)
-  c, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
-  mode = flags.FLAGS.mode
-  with contextlib.ExitStack() as stack:
-    cache = stack.enter_context(tempfile.TemporaryDirectory()) if mode == 'dry_run' else ''
-    try:
-      if mode in ('train', 'dry_run'):
-        plan = jobs.prepare(c, workdir, cache)
-      elif mode == 'eval':
-        jobs.evaluation(c, workdir)
-      elif mode == 'predict':
-        jobs.prediction(c, workdir)
-      else:
-        jobs.export(c, workdir)
-    except (ValueError, OSError) as e:
-      if flags.FLAGS.traceback:
-        raise
-      sys.exit(f'error: {e}')
-  if mode == 'train':
-    jobs.run(plan)
-  elif mode == 'dry_run':
-    dry.show(plan)
 
 
 def _compile_cache(jax) -> None:
@@ -105,21 +112,24 @@ def _resolved(value: str) -> str:
   return path
 
 
-def run() -> None:
-  """Entry point."""
+def run(do=_main) -> None:
+  """Read the flags and do it."""
   from ml_collections import config_flags
 
   config_flags.DEFINE_config_file('config', None, 'A file of configs/, `:task` after it.')
   flags.DEFINE_string('workdir', None, 'Where everything is written.')
-  flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
   flags.DEFINE_bool('traceback', False, 'Show where an error was raised.')
   flags.mark_flags_as_required(['config', 'workdir'])
   try:
     argv = _find_in_argv(sys.argv)
   except ValueError as e:
     sys.exit(f'error: {e}')
-  with contextlib.suppress(BrokenPipeError):
-    app.run(_main, argv, flags_parser=_parse)
+
+  def started(argv):
+    start()
+    do(argv)
+
+  app.run(started, argv, flags_parser=_parse)
 
 
 def _parse(argv):
@@ -131,4 +141,5 @@ def _parse(argv):
 
 
 if __name__ == '__main__':
+  flags.DEFINE_enum('mode', 'train', MODES, 'What to do.')
   run()

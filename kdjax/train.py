@@ -65,7 +65,7 @@ def make_step(name: str, player: base.Player, optimizer, mesh, accumulate: int =
     else:
       carry, metrics = jax.lax.scan(part, (state.memory, zeros), (parts, keys))
     memory, grads = carry
-    metrics = jax.tree.map(jnp.mean, metrics) | dict(grad_norm=optax.global_norm(grads))
+    metrics = jax.tree.map(jnp.mean, metrics) | dict(grad_norm=optax.tree.norm(grads))
 
     updates, opt = optimizer.update(grads, state.opt[name], owned)
     params = state.params | optax.apply_updates(owned, updates)

@@ -62,10 +62,11 @@ def make(c, env) -> base.Method:
     k_make, k_open = jax.random.split(key)
     make_queries = mix if c.kind == 'mix' else lambda *a: fgsm(*a, student_BC, teacher_BC)
     queries, usable, sources = make_queries(params, batch, k_make)
+    table_VE = space.table(params[c.table])
     near = augment.nearest_token(
       queries,
-      space.table(params[c.table]),
-      env.ordinary,
+      table_VE,
+      env.ordinary[: table_VE.shape[0]],  # tables may be padded beyond the vocabulary
       c.metric,
       sources if c.forbid_own else None,
     )

@@ -126,9 +126,13 @@ def _pickled(path):
   np.save(path, np.array([{}]), allow_pickle=True)
 
 
+def _empty(path):
+  path.write_bytes(b'')
+
+
 @pytest.mark.parametrize(
-  'damage', [_cut_short, _flip, _other_type, _pickled, pathlib.Path.unlink, lambda p: p.write_bytes(b'')]
-)  # fmt: skip
+  'damage', [_cut_short, _flip, _other_type, _pickled, _empty, pathlib.Path.unlink]
+)
 @pytest.mark.parametrize('name', ['tokens.npy', 'length.npy'])
 def test_a_damaged_cache_is_made_anew_with_a_warning(tmp_path, rng, caplog, damage, name):
   table = _random(rng, 5, pair=False)
@@ -174,7 +178,7 @@ def test_special_and_unused_ids_and_rows_beyond_the_vocabulary_are_not_ordinary(
 
 
 def test_a_table_smaller_than_the_vocabulary_is_an_error():
-  with pytest.raises(ValueError, match='go up to 18, .* has 18 rows'):
+  with pytest.raises(ValueError, match=r'go up to 18, .* has 18 rows'):
     tokens.ordinary(_tokenizer(), 18)
 
 

@@ -1,0 +1,65 @@
+"""Several seeds of one config, and a table of means and spreads.
+
+python -m kdjax.reproduce --config=configs/augpro.py:sst2 --seeds=3 --workdir=DIR
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from kdjax import main
+
+Rows = dict[str, dict]
+
+
+def _seeds(argv) -> None:
+  del argv
+  from kdjax import jobs, report
+
+  workdir, results = pathlib.Path(flags.FLAGS.workdir), []
+  for seed in range(flags.FLAGS.seeds):
+    c = flags.FLAGS.config.copy_and_resolve_references()
+    c.seed = seed
+    with main.one_line_errors():
+      plan = jobs.prepare(c, workdir / f'seed{seed}')
+    results.append(jobs.run(plan))
+  text = summary(results, plan.spec.metrics)
+  report.write_json(workdir / 'results.json', results)
+  (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
+  print(f'\n{text}\n\n{workdir}/results.md, results.json')
+
+
+def summary(results: list[Rows], metrics: tuple[str, ...]) -> str:
+  """A markdown table: mean and standard deviation over seeds, and the difference from KD.
+
+  The difference is paired by seed: both runs of a seed share teacher, start and data order.
+  """
+  from kdjax import report
+
+  first = results[0]
+  splits = [k for k in first['teacher'] if k not in ('parameters', 'examples_per_second')]
+  head = ['', 'parameters', *(f'{s} {m}' for s in splits for m in metrics), 'x teacher']
+  paired = 'kd' in first and len(results) > 1
+  head += [f'{splits[0]} {metrics[0]} - kd'] * paired
+  lines = []
+  for name, row in first.items():
+    cells = [spread([r[name][s][m] for r in results]) for s in splits for m in metrics]
+    speed = [r[name]['examples_per_second'] / r['teacher']['examples_per_second'] for r in results]
+    line = [name, f'{row["parameters"] / 1e6:.1f} M', *cells, f'{np.median(speed):.1f}']
+    if paired:
+      gap = [r[name][splits[0]][metrics[0]] - r['kd'][splits[0]][metrics[0]] for r in results]
+      line.append('' if name == 'kd' else spread(gap, '+'))
+    lines.append(line)
+  return report.markdown(head, lines) + f'\n\nmean ± standard deviation over {len(results)} seeds'
+
+
+def spread(values: list[float], sign: str = '') -> str:
+  """'0.9012 ± 0.0034': mean, and sample standard deviation where there are two or more."""
+  mean = f'{np.mean(values):{sign}.4f}'
+  return mean if len(values) < 2 else f'{mean} ± {np.std(values, ddof=1):.4f}'
+
+
+if __name__ == '__main__':
+  flags.DEFINE_integer('seeds', 3, 'How many: 0, 1, ...', lower_bound=1)
+  main.run(_seeds)

@@ -1,0 +1,113 @@
+"""AugPro: what it rewrites, what it leaves, and what its metrics say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import augment, methods
+from kdjax import env as environments
+from tests import tiny
+
+
+def _rewritten(rng, **changes):
+  """(batch, the new ids that the teacher labelled, metrics, loss) of one call, no dropout."""
+  env, params = tiny.world()
+  embed = env.teacher.embed
+  seen = []
+
+  def spy(params, ids):
+    jax.debug.callback(lambda new: seen.append(np.asarray(new)), ids, ordered=True)
+    return embed(params, ids)
+
+  env = env._replace(
+    student=environments.quiet(env.student), teacher=env.teacher._replace(embed=spy)
+  )
+  batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
+  method = methods.get('augpro')(tiny.fields('augpro', **changes), env)
+  key = jax.random.key(int(rng.integers(1 << 30)))
+  loss, (_, metrics) = jax.jit(method.players['student'].loss)(params, (), batch, key)
+  jax.effects_barrier()
+  return batch, seen[-1], jax.device_get(metrics), float(loss)
+
+
+VARIANTS = [
+  {},
+  dict(kind='fgsm', epsilon=2.0),
+  dict(kind='fgsm', epsilon=2.0, table='teacher'),
+  dict(forbid_own=True, lam_mode='example', alpha=0.4),
+  dict(lam_mode='fixed', metric='cos'),
+  dict(metric='centred', table='teacher'),
+]
+
+
+@pytest.mark.parametrize('changes', VARIANTS, ids=str)
+def test_only_ordinary_tokens_change_and_only_to_ordinary_ones(rng, changes):
+  batch, new, metrics, _ = _rewritten(rng, **changes)
+  old, maskable = np.asarray(batch['tokens']), np.asarray(batch['maskable'])
+  np.testing.assert_array_equal(new[~maskable], old[~maskable])
+  assert (new[maskable] >= tiny.SPECIAL).all()
+  np.testing.assert_allclose(metrics['moved'], (new != old).sum() / maskable.sum(), rtol=1e-6)
+  assert metrics['moved'] > 0
+
+
+@pytest.mark.parametrize('changes', [dict(portion=0.0), dict(kind='fgsm', epsilon=0.0)], ids=str)
+def test_a_silent_no_op_shows_in_the_metrics(rng, changes):
+  batch, new, metrics, loss = _rewritten(rng, **changes)
+  np.testing.assert_array_equal(new, batch['tokens'])
+  assert metrics['moved'] == metrics['third'] == metrics['relabelled'] == 0
+  np.testing.assert_allclose(metrics['augmented'], metrics['soft'], rtol=1e-5)  # the same text
+  np.testing.assert_allclose(loss, metrics['hard'] + 2 * metrics['soft'], rtol=1e-5)
+
+
+def test_forbidding_own_tokens_leaves_none_and_finds_only_third_ones(rng):
+  batch, new, metrics, _ = _rewritten(rng, forbid_own=True)
+  changed = new != np.asarray(batch['tokens'])
+  assert metrics['third'] == 1 and 0 < metrics['moved'] <= 1
+  assert changed[np.asarray(batch['maskable'])].mean() == pytest.approx(metrics['moved'])
+
+
+def test_a_mixture_in_a_table_of_near_orthogonal_rows_is_a_token_swap(rng):
+  # Wide tables of random rows: no third token is near a mixture of two.
+  table = jnp.asarray(rng.normal(size=(tiny.VOCAB, 512)), jnp.float32)
+  ids = rng.integers(tiny.SPECIAL, tiny.VOCAB, (2, 200))
+  lam = rng.random(200)
+  q = augment.mixup(table[ids[0]][None], table[ids[1]][None], jnp.asarray(lam)[None])
+  got = np.asarray(augment.nearest_token(q, table))[0]
+  np.testing.assert_array_equal(got, np.where(lam > 0.5, *ids))
+
+
+def test_a_smaller_portion_moves_fewer_tokens(rng):
+  seed = int(rng.integers(1 << 30))
+  few, all_ = (
+    _rewritten(np.random.default_rng(seed), forbid_own=True, portion=p)[2]['moved']
+    for p in (0.2, 1.0)
+  )
+  assert few < all_
+
+
+def test_relabelled_counts_texts_whose_teacher_label_changed(rng):
+  batch, new, metrics, _ = _rewritten(rng, forbid_own=True)
+  env, params = tiny.world()
+  labels = [
+    np.asarray(env.teacher(params['teacher'], batch | dict(tokens=jnp.asarray(t))).logits).argmax(1)
+    for t in (batch['tokens'], new)
+  ]
+  fresh = (new != np.asarray(batch['tokens'])).any(1)
+  want = (labels[0] != labels[1])[fresh].sum() / fresh.sum()
+  np.testing.assert_allclose(metrics['relabelled'], want, rtol=1e-6)
+
+
+def test_different_token_ids_are_refused_with_the_reason():
+  env, _ = tiny.world(mismatch='7 of 60 token ids differ')
+  with pytest.raises(ValueError, match='7 of 60 token ids differ'):
+    methods.get('augpro')(tiny.fields('augpro'), env)
+  for name in ('finetune', 'kd'):  # class-level methods work on both tokenisations
+    assert methods.get(name)(tiny.fields(name), env).players
+
+
+@pytest.mark.parametrize('field', ['kind', 'lam_mode', 'table'])
+def test_an_unknown_switch_is_refused_by_name(field):
+  env, _ = tiny.world()
+  with pytest.raises(ValueError, match=field):
+    methods.get('augpro')(tiny.fields('augpro', **{field: 'nonsense'}), env)

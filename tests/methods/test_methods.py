@@ -1,0 +1,159 @@
+"""What every method must do, one test over the directory of methods."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import checkpoint, methods, sharding, train
+from kdjax import env as environments
+from kdjax.methods import base
+from tests import tiny
+
+VARIANTS = [(name, {}) for name in tiny.method_names()]
+VARIANTS += [('augpro', dict(kind='fgsm')), ('augpro', dict(forbid_own=True, table='teacher'))]
+each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
+
+
+@functools.cache
+def _cached(name, changes, task, devices, accumulate, quiet):
+  """(method, game, mesh, traces) at tiny size, from the shipped fields; compiled once for all."""
+  env, params = tiny.world(task)
+  if quiet:
+    env = env._replace(student=environments.quiet(env.student))
+  traces = []
+
+  def counted(player):
+    def loss(*args):
+      traces.append(1)
+      return player.loss(*args)
+
+    return base.Player(player.owns, loss)
+
+  method = methods.get(name)(tiny.fields(name, **dict(changes)), env)
+  method = method._replace(players={k: counted(p) for k, p in method.players.items()})
+  mesh = sharding.make_mesh(devices)
+  fields = tiny.train_fields(accumulate=accumulate)
+  return method, train.start(method, params, None, fields, 4, mesh), mesh, traces
+
+
+def _game(name, changes, task='classes', devices=1, accumulate=1, quiet=False):
+  return _cached(name, tuple(sorted(changes.items())), task, devices, accumulate, quiet)
+
+
+def _play(game, batches, state=None, first=0, key=None):
+  """(state, metrics of each step); the game can be played again."""
+  method, game, mesh, _ = game
+  state, log = jax.tree.map(jnp.copy, state or game.state), []
+  for n, batch in enumerate(batches, first):
+    step = game.steps[method.turn(n)]
+    here = sharding.put(batch, mesh)
+    state, metrics = step(state, game.frozen, here, game.key if key is None else key)
+    log.append(jax.device_get(metrics))
+  return jax.device_get(state), log
+
+
+def _same(a, b):
+  return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
+
+
+@each
+def test_the_teacher_never_moves_and_every_owned_parameter_does(rng, name, changes):
+  game = _game(name, changes)
+  before, frozen = jax.device_get((game[1].state.params, game[1].frozen))
+  state, log = _play(game, [tiny.batch(rng) for _ in range(3)])
+  assert 'teacher' in frozen and 'teacher' not in state.params
+  assert _same(jax.device_get(game[1].frozen), frozen)
+  for (path, start), end in zip(
+    jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(state.params), strict=True
+  ):
+    assert not np.array_equal(start, end), path
+  assert all(np.isfinite(v) for row in log for v in row.values())
+
+
+@each
+def test_one_trace_per_player(rng, name, changes):
+  game = _game(name, changes)
+  _play(game, [tiny.batch(rng) for _ in range(4)])
+  assert len(game[3]) == len(game[0].players)
+
+
+@each
+def test_the_same_seed_gives_the_same_run_and_another_does_not(rng, name, changes):
+  game, batches = _game(name, changes), [tiny.batch(rng) for _ in range(2)]
+  keys = [jax.random.key(seed) for seed in (3, 3, 4)]
+  runs = [_play(game, batches, key=key)[0].params for key in keys]
+  assert _same(runs[0], runs[1])
+  assert not _same(runs[0], runs[2])  # dropout at the least
+
+
+@each
+def test_one_device_equals_four(rng, name, changes):
+  batches = [tiny.batch(rng) for _ in range(2)]
+  one, four = (_play(_game(name, changes, devices=n), batches)[1] for n in (1, 4))
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+
+
+@each
+@pytest.mark.parametrize('task', ['regression', 'multilabel'])
+def test_scores_and_label_sets_are_learned_too(rng, name, changes, task):
+  game = _game(name, changes, task)
+  state, log = _play(game, [tiny.batch(rng, kind=task) for _ in range(2)])
+  assert all(np.isfinite(v) for row in log for v in row.values())
+  assert not _same(state.params, jax.device_get(game[1].state.params))
+
+
+@each
+def test_accumulated_parts_make_one_update(rng, name, changes):
+  state, log = _play(_game(name, changes, accumulate=2), [tiny.batch(rng)])
+  assert int(state.step) == 1
+  assert np.isfinite(log[0]['student/loss'])
+
+
+@pytest.mark.parametrize('name', ['finetune', 'kd'])
+def test_accumulation_changes_nothing_where_examples_are_independent(rng, name):
+  batch = tiny.batch(rng)
+  whole, parts = (_play(_game(name, {}, quiet=True, accumulate=n), [batch])[1][0] for n in (1, 4))
+  for key in whole:
+    np.testing.assert_allclose(whole[key], parts[key], rtol=1e-4)
+
+
+@each
+def test_four_steps_are_two_saved_and_restored_and_two(rng, tmp_path, name, changes):
+  game, batches = _game(name, changes), [tiny.batch(rng) for _ in range(4)]
+  whole, _ = _play(game, batches)
+  half, _ = _play(game, batches[:2])
+  store = checkpoint.Store(tmp_path)
+  store.save(2, half, dict(note='half'))
+  store.close()
+
+  store = checkpoint.Store(tmp_path)
+  state, meta = store.restore(game[1].state)
+  store.close()
+  assert meta == dict(note='half')
+  end, _ = _play(game, batches[2:], state, 2)
+  assert _same(whole, end)
+
+
+def test_the_registry_is_the_directory():
+  assert {'finetune', 'kd', 'augpro'} <= set(methods.names())
+  with pytest.raises(ValueError, match='none of augpro'):
+    methods.get('augprro')
+
+
+def test_kd_is_its_formula(rng):
+  env, params = tiny.world()
+  batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
+  env = env._replace(student=environments.quiet(env.student))
+  method = methods.get('kd')(tiny.fields('kd', hard=0.3, soft=0.7, temperature=2.0), env)
+  got, _ = jax.jit(method.players['student'].loss)(params, (), batch, jax.random.key(0))
+  s = np.asarray(jax.jit(env.student)(params['student'], batch).logits, np.float64)
+  t = np.asarray(jax.jit(env.teacher)(params['teacher'], batch).logits, np.float64)
+  log = lambda z: z - np.log(np.exp(z).sum(1, keepdims=True))  # noqa: E731
+  hard = -log(s)[np.arange(8), batch['label']].mean()
+  p = np.exp(log(t / 2))
+  soft = 4 * (p * (log(t / 2) - log(s / 2))).sum(1).mean()
+  np.testing.assert_allclose(got, 0.3 * hard + 0.7 * soft, rtol=1e-4)

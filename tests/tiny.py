@@ -1,0 +1,89 @@
+"""Models, batches and environments small enough for a test, and a config to match."""
+
+import importlib
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import env, net, tasks
+
+VOCAB, SPECIAL, LENGTH = 60, 5, 12  # ids 0 to 4 are special; 0 pads
+
+
+def method_names() -> list[str]:
+  """The directory listing: a new method is tested before it has a test of its own."""
+  here = pathlib.Path(env.__file__).parent / 'methods'
+  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'base'))
+
+
+def fields(name: str, **changes):
+  """A method's shipped fields."""
+  from ml_collections import ConfigDict
+
+  c = ConfigDict(importlib.import_module(f'configs.{name}').methods()[name])
+  c.update(changes)
+  return c
+
+
+def model(layers: int = 2, width: int = 16, labels: int = 3, seed: int = 0):
+  """A random BERT."""
+  import transformers
+
+  from kdjax.models import hf
+
+  config = transformers.BertConfig(
+    vocab_size=VOCAB,
+    hidden_size=width,
+    num_hidden_layers=layers,
+    num_attention_heads=2,
+    intermediate_size=2 * width,
+    max_position_embeddings=32,
+    num_labels=labels,
+    initializer_range=0.3,
+  )
+  return hf.build(config, seed=seed)
+
+
+def world(kind: str = 'classes', mismatch: str = '', teacher_width: int = 24):
+  """(Env, parameters by name): a teacher and a smaller student."""
+  labels = 1 if kind == 'regression' else 3
+  teacher, frozen = net.split(model(2, teacher_width, labels, seed=1))
+  student, params = net.split(model(1, 16, labels, seed=2))
+  ordinary = jnp.arange(VOCAB) >= SPECIAL
+  made = env.Env(student, teacher, tasks.KINDS[kind], ordinary, mismatch)
+  return made, dict(student=params, teacher=frozen)
+
+
+def batch(rng: np.random.Generator, rows: int = 8, kind: str = 'classes') -> dict:
+  """Random text with the odd cases: one of special tokens alone, one full row, one short."""
+  tokens = rng.integers(SPECIAL, VOCAB, (rows, LENGTH)).astype(np.int32)
+  length = rng.integers(3, LENGTH + 1, rows)
+  length[:3] = 2, LENGTH, 3
+  mask = np.arange(LENGTH)[None] < length[:, None]
+  tokens[:, 0] = 2
+  tokens[np.arange(rows), length - 1] = 3
+  tokens = np.where(mask, tokens, 0)
+  label = {
+    'classes': lambda: rng.integers(0, 3, rows).astype(np.int32),
+    'regression': lambda: rng.random(rows).astype(np.float32),
+    'multilabel': lambda: rng.integers(0, 2, (rows, 3)).astype(np.float32),
+  }[kind]()
+  return dict(
+    tokens=tokens,
+    segments=np.zeros_like(tokens),
+    mask=mask,
+    maskable=mask & (tokens >= SPECIAL),
+    label=label,
+    index=np.arange(rows, dtype=np.int32),
+  )
+
+
+def train_fields(**changes):
+  """config.train as shipped, small."""
+  from configs import common
+
+  c = common.config('docs', 'kd').train
+  c.update(dict(batch_size=8, steps=4, log_every=1, tensorboard=False, warmup=0.0, seed=0))
+  c.update(changes)
+  return c
