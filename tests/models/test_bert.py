@@ -179,7 +179,7 @@ def test_options_are_checked(option):
 
 @pytest.mark.parametrize('family', model_zoo.FAMILIES)
 def test_dropout_rates_come_from_the_config(family):
-  """DistilBERT has names of its own for them, and drops nothing after the attention's projection."""
+  """DistilBERT names them otherwise, and drops nothing after the attention's projection."""
   names = ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'classifier_dropout')
   if family == 'distilbert':
     names = ('dropout', 'attention_dropout', 'seq_classif_dropout')

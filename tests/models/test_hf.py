@@ -287,6 +287,8 @@ def test_the_tokenizer_s_baked_in_length_is_switched_off(tmp_path):
   except ModuleNotFoundError as error:
     pytest.skip(str(error))
   module, conf, tokenizer = hf.load(folder, 2)
+  assert tokenizer.backend_tokenizer.truncation is None
+  assert tokenizer.backend_tokenizer.padding is None
   assert len(tokenizer('word ' * 300)['input_ids']) == 302
   assert len(tokenizer('word')['input_ids']) == 3
   assert conf.num_labels == module.spec.num_labels == 2
