@@ -107,7 +107,9 @@ def read(
   if num_labels is not None and config.num_labels != num_labels:
     config.num_labels = num_labels  # resets the label names
   if fresh_head and head == 'classify':
-    config.num_labels = config.num_labels
+    # The names belonged to the old head; num_labels' setter keeps them where the number agrees.
+    config.id2label = {i: f'LABEL_{i}' for i in range(config.num_labels)}
+    config.label2id = {name: i for i, name in config.id2label.items()}
     config.problem_type = None
   spec = families.spec(config, head=head, dtype=dtype, attention=attention)
   params, fresh = weights.read(folder, spec, seed, num_labels=num_labels, fresh_head=fresh_head)

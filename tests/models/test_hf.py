@@ -207,6 +207,15 @@ def test_another_number_of_labels_is_refused_unless_the_head_is_to_be_fresh(tmp_
   assert one.fresh == ('head/out/bias', 'head/out/kernel')  # the pooler is the encoder's
 
 
+def test_a_fresh_head_of_the_same_size_does_not_keep_the_old_label_names(tmp_path):
+  module, conf = saved(tmp_path, problem_type='regression')
+  hf.save(tmp_path, module, conf, labels=('no', 'maybe', 'yes'))
+  kept, fresh = (hf.read(tmp_path, 3, fresh_head=f).config for f in (False, True))
+  assert (kept.id2label[2], kept.problem_type) == ('yes', 'regression')
+  assert (fresh.id2label[2], fresh.problem_type) == ('LABEL_2', None)
+  assert fresh.label2id == {'LABEL_0': 0, 'LABEL_1': 1, 'LABEL_2': 2}
+
+
 @pytest.mark.parametrize('family', model_zoo.FAMILIES)
 def test_a_missing_head_is_initialised_and_said(tmp_path, caplog, family):
   """A bare encoder, as pretrained checkpoints are; the head is what build draws."""
