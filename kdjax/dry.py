@@ -34,7 +34,7 @@ def show(plan: env.Plan, rows: int = 3) -> None:
   print('\nruns:')
   total, per_epoch = train.total_steps(c.train, len(data.index))
   if c.teacher.finetune:
-    steps = train.total_steps(jobs.teacher_fields(c), len(data.index))[0]
+    steps = train.total_steps(jobs.fields(c, 'teacher'), len(data.index))[0]
     _line('teacher', steps, per_epoch, plan)
   for name in jobs.names(c):
     _line(name, total, per_epoch, plan)

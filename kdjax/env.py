@@ -92,7 +92,6 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
   """The settled config, its task with class names, and the text (train already subset)."""
   c, spec = settle(c)
   text = sources.read(c.data, spec)
-  log.logger.info(f'data: {text.origin}')
   if spec.kind != 'regression' and not spec.labels:
     spec = tasks.with_labels(spec, text.labels)
   if 'train' in text.splits:

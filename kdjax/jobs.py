@@ -68,17 +68,17 @@ def run(plan: env.Plan) -> dict[str, dict]:
   report.record(c, plan.workdir)
   teacher = plan.teacher
   if c.teacher.finetune:
-    teacher = _run(plan, 'teacher', teacher, teacher, teacher_fields(c), 'finetune')
+    teacher = _run(plan, 'teacher', teacher, teacher, 'finetune')
   models = {'teacher': teacher}
   start = env.build_student(c, plan.spec, teacher)
   for name in names(c):
-    models[name] = _run(plan, name, start, teacher, c.train, block(c, name).name)
+    models[name] = _run(plan, name, start, teacher, block(c, name).name)
   rows = _rows(plan, models)
   report.table(rows, plan.spec, plan.workdir)
   return rows
 
 
-def _run(plan, name, student: env.Model, teacher: env.Model, c, method: str) -> env.Model:
+def _run(plan, name, student: env.Model, teacher: env.Model, method: str) -> env.Model:
   """One run to its end, or its model where it is finished already."""
   workdir = plan.workdir / name
   if done(workdir):
@@ -89,7 +89,7 @@ def _run(plan, name, student: env.Model, teacher: env.Model, c, method: str) -> 
   report.write_json(workdir / 'run.json', asked)
   began = time.perf_counter()
   world = env.make(plan.c, plan.spec, teacher, student, plan.env.mismatch)
-  fields = plan.c.method if name == 'teacher' else block(plan.c, name)
+  own = plan.c.method if name == 'teacher' else block(plan.c, name)
   score = evaluate.scorer(
     net.split(student.module)[0],
     world.task,
@@ -100,11 +100,11 @@ def _run(plan, name, student: env.Model, teacher: env.Model, c, method: str) -> 
   )
   validation = plan.data[plan.spec.evaluation[0]]
   found = train.fit(
-    methods.get(method)(fields, world),
+    methods.get(method)(own, world),
     dict(student=net.split(student.module)[1], teacher=net.split(teacher.module)[1]),
     plan.data['train'],
     lambda params: score(params, validation),
-    c,
+    fields(plan.c, name),
     plan.c.data.buckets,
     workdir,
     plan.mesh,
@@ -168,10 +168,13 @@ def head(data, rows: int):
   )
 
 
-def teacher_fields(c):
-  """config.train as the teacher's fine-tuning has it."""
+def fields(c, name: str):
+  """config.train as this run has it: seed added, the teacher with epochs and rate of its own."""
   own = c.train.copy_and_resolve_references()
-  own.update(dict(epochs=c.teacher.epochs, steps=c.teacher.steps, rate=c.teacher.rate))
+  with own.unlocked():
+    own.seed = c.seed
+  if name == 'teacher':
+    own.update(dict(epochs=c.teacher.epochs, steps=c.teacher.steps, rate=c.teacher.rate))
   return own
 
 

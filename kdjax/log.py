@@ -5,6 +5,8 @@ import logging
 import pathlib
 import time
 
+from absl import logging as absl_logging
+
 logger = logging.getLogger('kdjax')
 
 
@@ -16,6 +18,7 @@ def setup(level: int = logging.INFO) -> None:
     logger.addHandler(handler)
     logger.propagate = False
   logger.setLevel(level)
+  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file it opens
 
 
 class Writer:

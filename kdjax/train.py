@@ -183,6 +183,7 @@ def fit(
       scores = score(state.params['student'])
       name, value = next(iter(scores.items()))
       shown[name] = value
+      bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
       writer.write(done, {f'validation/{k}': v for k, v in scores.items()})
       if meta['best'] is None or value > meta['best']:
         meta = dict(best=value, metrics=scores, best_step=done)
