@@ -52,6 +52,10 @@ def test_scores_are_finite_numbers():
       labels.scores([1.0, bad], 'f', False)
 
 
+def test_minus_one_throughout_is_a_score_outside_of_test():
+  np.testing.assert_array_equal(labels.scores([-1.0, -1.0], 'f', False), [-1, -1])
+
+
 def test_a_test_split_may_lack_scores():
   np.testing.assert_array_equal(labels.scores([None, '', 3.0], 'f', True), [np.nan, np.nan, 3])
   assert np.isnan(labels.scores([-1.0, -1.0], 'f', True)).all()

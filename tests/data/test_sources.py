@@ -118,6 +118,13 @@ def test_a_missing_column_is_named_beside_those_that_exist(tmp_path):
     sources.read(make(train=path), _SPEC)
 
 
+@pytest.mark.parametrize('kind, names', [('classes', ('a', 'b')), ('regression', ())])
+def test_only_a_test_split_may_lack_the_label_column(tmp_path, kind, names):
+  path = jsonl(tmp_path / 'a.jsonl', [{'text': 't'}])
+  with pytest.raises(ValueError, match=r"a.jsonl: no column 'label'; it has 'text'"):
+    sources.read(make(train=path, validation=path), tasks.Spec('own', kind, labels=names))
+
+
 def test_one_class_is_no_task(tmp_path):
   path = jsonl(tmp_path / 'a.jsonl', [{'text': 't', 'label': 'a'}] * 3)
   with pytest.raises(ValueError, match=r"1 distinct labels \['a'\]; at least 2"):
