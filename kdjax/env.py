@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import log, net, sharding, tasks
+from kdjax import net, sharding, tasks
 from kdjax.data import batches, sources, tokens
 from kdjax.models import hf, students
 
@@ -178,6 +178,8 @@ def build_student(c, spec: tasks.Spec, teacher: Model) -> Model:
   if how.init == 'teacher':
     layers = how.layers
     if how.pick[:1].isdigit():
+      if not all(part.strip().isdigit() for part in how.pick.split(',')):
+        raise ValueError(f'config.student.pick={how.pick!r}: layers by commas, like 0,3,5')
       layers = tuple(int(part) for part in how.pick.split(','))
     return Model(*students.cut(teacher.module, teacher.config, layers, how.pick), teacher.tokenizer)
   knobs = dict(dtype=c.train.dtype, attention=c.train.attention, seed=c.seed)

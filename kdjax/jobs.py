@@ -57,6 +57,8 @@ def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
   for split in ('train', plan.spec.evaluation[0]):
     if split not in plan.data:
       raise ValueError(f'task {plan.spec.name} has no {split} split in {plan.text.origin}')
+  for name in ['teacher'] * c.teacher.finetune + wanted:
+    train.total_steps(fields(c, name), len(plan.data['train'].index))
   if not env.labelled(plan.data[plan.spec.evaluation[0]]):
     raise ValueError(f'{plan.spec.evaluation[0]} has rows without a label: nothing to select by')
   return plan
@@ -121,7 +123,12 @@ def _run(plan, name, student: env.Model, teacher: env.Model, method: str) -> env
   )
   card = report.card(plan, name, result)
   hf.save(
-    workdir / 'model', module, student.config, student.tokenizer, labels=plan.spec.labels, card=card
+    workdir / 'model',
+    module,
+    student.config,
+    student.tokenizer,
+    labels=plan.spec.labels or None,
+    card=card,
   )
   report.write_json(workdir / 'result.json', result)
   return student._replace(module=module)

@@ -118,9 +118,16 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
 
 
 def total_steps(c, examples: int) -> tuple[int, int]:
-  """(steps, steps per epoch): c.steps where given, else c.epochs over the data."""
+  """(steps, steps per epoch): c.steps where given, else c.epochs over the data.
+
+  Raises:
+    ValueError: no step at all.
+  """
   per_epoch = batches.steps_per_epoch(examples, c.batch_size)
-  return (c.steps or round(c.epochs * per_epoch)), per_epoch
+  total = c.steps or round(c.epochs * per_epoch)
+  if total < 1:
+    raise ValueError(f'{c.epochs} epochs of {per_epoch} steps are no step: raise epochs or steps')
+  return total, per_epoch
 
 
 def fit(

@@ -1,0 +1,250 @@
+"""The modes, from files on disk to a folder that reads back, at toy size."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import kdjax
+from kdjax import env, jobs, net
+from kdjax.models import hf
+from tests import tiny, toy
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """(config, workdir, rows) of one finished run with everything on."""
+  folder = tmp_path_factory.mktemp('toy')
+  c = toy.config('augpro', folder, np.random.default_rng(0))
+  rows = jobs.run(jobs.prepare(c, folder / 'work'))
+  return c, folder / 'work', rows
+
+
+def test_a_run_leaves_what_a_user_looks_for(run):
+  _, workdir, rows = run
+  assert list(rows) == ['teacher', 'finetune', 'kd', 'augpro']
+  for name, row in rows.items():
+    assert 0 <= row['validation']['accuracy'] <= 1 and row['examples_per_second'] > 0
+    log = [json.loads(line) for line in (workdir / name / 'log.jsonl').read_text().splitlines()]
+    steps = [r['step'] for r in log if 'student/loss' in r]
+    assert steps == [2, 4]
+    assert {'config.json', 'model.safetensors', 'README.md'} <= {
+      p.name for p in (workdir / name / 'model').iterdir()
+    }
+  assert (workdir / 'config.json').exists() and (workdir / 'versions.json').exists()
+  assert 'augpro' in (workdir / 'results.md').read_text()
+  log = (workdir / 'augpro' / 'log.jsonl').read_text()
+  assert all(f'student/{m}' in log for m in ('moved', 'third', 'relabelled', 'augmented'))
+
+
+def test_checkpoints_hold_no_teacher(run):
+  _, workdir, _ = run
+  for kind in ('last', 'best'):
+    saved = ' '.join(str(p) for p in (workdir / 'kd' / 'checkpoints' / kind).rglob('*'))
+    assert saved and 'teacher' not in saved
+
+
+def test_the_student_is_smaller_and_named_as_the_data_names_its_classes(run):
+  _, workdir, rows = run
+  assert rows['kd']['parameters'] < rows['teacher']['parameters']
+  clf = kdjax.load(workdir / 'augpro' / 'model', max_length=12)
+  assert clf.labels == ('neg', 'pos')
+  out = clf(['good film', 'the plot was bad and dull', 'it is rich'])
+  assert out.shape == (3, 2)
+  np.testing.assert_allclose(out.sum(1), 1, rtol=1e-5)
+  assert clf([]).shape == (0, 2)
+
+
+def test_transformers_reads_the_student_and_agrees(run):
+  torch = pytest.importorskip('torch')
+  import transformers
+
+  _, workdir, _ = run
+  folder = workdir / 'augpro' / 'model'
+  model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  texts = ['good film', 'the plot was bad and dull and it is weak']
+  with torch.no_grad():
+    want = model(**tokenizer(texts, padding=True, return_tensors='pt')).logits.softmax(-1).numpy()
+  np.testing.assert_allclose(kdjax.load(folder, max_length=12)(texts), want, atol=1e-5)
+  assert model.config.id2label == {0: 'neg', 1: 'pos'}
+
+
+def test_nothing_finished_is_done_again(run, monkeypatch):
+  c, workdir, rows = run
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*.safetensors')}
+  monkeypatch.setattr('kdjax.train.fit', lambda *a, **k: pytest.fail('trained again'))
+  again = jobs.run(jobs.prepare(c, workdir))
+  assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*.safetensors')} == before
+  for name in rows:
+    assert again[name]['validation'] == rows[name]['validation']
+
+
+def test_the_workdir_of_another_run_is_refused_naming_the_keys(run):
+  c, workdir, _ = run
+  other = c.copy_and_resolve_references()
+  other.train.rate = 0.5
+  with pytest.raises(ValueError, match=r'train.rate: 0.0001 there, 0.5 now'):
+    jobs.prepare(other, workdir)
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_the_same(run, tmp_path, monkeypatch):
+  c, workdir, _ = run
+  plan = jobs.prepare(c, tmp_path)
+  from kdjax import checkpoint
+
+  save = checkpoint.Store.save
+
+  def dies(self, step, state, meta):
+    if step == 4 and 'augpro' in str(tmp_path) + str(self._manager.directory):
+      raise KeyboardInterrupt
+    save(self, step, state, meta)
+
+  monkeypatch.setattr(checkpoint.Store, 'save', dies)
+  with pytest.raises(KeyboardInterrupt):
+    jobs.run(plan)
+  monkeypatch.setattr(checkpoint.Store, 'save', save)
+  jobs.run(jobs.prepare(c, tmp_path))
+  for name in ('teacher', 'augpro'):
+    one, two = (net.split(hf.load(d / name / 'model')[0])[1] for d in (workdir, tmp_path))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
+    logs = [
+      [
+        {k: v for k, v in json.loads(line).items() if k != 'examples_per_second'}
+        for line in (d / name / 'log.jsonl').read_text().splitlines()
+      ]
+      for d in (workdir, tmp_path)
+    ]
+    assert [r['step'] for r in logs[0]] == [r['step'] for r in logs[1]]
+
+
+def test_eval_predict_and_export_read_the_trained_student(run, capsys):
+  c, workdir, rows = run
+  scores = jobs.evaluation(c, workdir)
+  np.testing.assert_allclose(
+    scores['validation']['accuracy'], rows['augpro']['validation']['accuracy']
+  )
+  path = jobs.prediction(c, workdir)
+  lines = path.read_text().splitlines()
+  assert lines[0] == 'index,prediction,neg,pos' and len(lines) == 41
+  target = jobs.export(c, workdir)
+  one, two = (net.split(hf.load(d)[0])[1] for d in (target, workdir / 'augpro' / 'model'))
+  assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
+  with pytest.raises(ValueError, match='not empty'):
+    jobs.export(c, workdir)
+  capsys.readouterr()
+
+
+def test_a_dry_run_trains_and_writes_nothing(rng, tmp_path, capsys):
+  from kdjax import dry
+
+  c = toy.config('kd', tmp_path, rng)
+  dry.show(jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache')))
+  said = capsys.readouterr().out
+  assert not (tmp_path / 'work').exists()
+  assert '96 rows' in said and 'teacher: 4 steps' in said and '[CLS]' in said
+
+
+@pytest.mark.parametrize('name', tiny.method_names())
+def test_every_config_runs_two_steps(rng, tmp_path, name):
+  c = toy.config(name, tmp_path, rng, **{'train.steps': 2, 'teacher.steps': 2, 'compare': ''})
+  rows = jobs.run(jobs.prepare(c, tmp_path / 'work'))
+  assert set(rows) == {'teacher', name}
+
+
+def test_class_level_distillation_works_across_tokenizers(rng, tmp_path):
+  other = toy.model(tmp_path / 'student', words=[*reversed(toy.WORDS), 'extra'])
+  changes = {'student.init': str(other), 'train.steps': 2, 'teacher.steps': 2, 'compare': ''}
+  plan = jobs.prepare(toy.config('kd', tmp_path, rng, **changes), tmp_path / 'work')
+  assert 'disagree' in plan.env.mismatch
+  assert plan.data['train'].teacher is not None
+  rows = jobs.run(plan)
+  assert rows['kd']['validation']['accuracy'] >= 0
+  with pytest.raises(ValueError, match='one text for teacher and student'):
+    jobs.prepare(toy.config('augpro', tmp_path, rng, **changes), tmp_path / 'work2')
+
+
+def _bad(tmp_path, rng, match, method='kd', **changes):
+  with pytest.raises((ValueError, OSError), match=match):
+    jobs.prepare(toy.config(method, tmp_path, rng, **changes), tmp_path / 'work')
+  assert not (tmp_path / 'work' / 'teacher').exists()
+
+
+def test_bad_input_is_named_before_training(rng, tmp_path):
+  bad = lambda match, **changes: _bad(tmp_path, rng, match, **changes)  # noqa: E731
+  bad("task 'sst3' is none of docs, own, cola", **{'task.name': 'sst3'})
+  bad("no column 'review'.*'text', 'label'", **{'data.text': 'review'})
+  bad('nowhere.csv', **{'data.train': str(tmp_path / 'nowhere.csv')})
+  bad('config.compare names kdd: none of augpro', compare='kdd')
+  bad('must be at least 1', **{'train.batch_size': 0})
+  bad('96 training rows do not fill one batch of 128', **{'train.batch_size': 128})
+  bad("layers like 0,3,5|pick 'middle'", **{'student.pick': 'middle'})
+  bad('cannot pick 9 layers from a teacher of 2', **{'student.layers': 9})
+  bad('neither a folder', **{'teacher.init': str(tmp_path / 'no model')})
+  bad("task.kind 'ranking' is none of", **{'task.kind': 'ranking'})
+  bad('metrics.*bleu', **{'task.metrics': 'bleu'})
+  bad('divisible', **{'student.init': 'random', 'student.width': 17})
+
+
+def test_bad_rows_are_named_with_file_and_row(rng, tmp_path):
+  c = toy.config('kd', tmp_path, rng, **{'task.labels': 'neg,pos'})
+  path = tmp_path / 'train.csv'
+  lines = path.read_text().splitlines()
+  path.write_text('\n'.join([*lines[:4], 'fine film,maybe', *lines[4:]]))
+  with pytest.raises(ValueError, match=r"train.csv.*row 4.*'maybe'"):
+    jobs.prepare(c, tmp_path / 'work')
+  path.write_text('text,label\n')
+  with pytest.raises(ValueError, match='no rows'):
+    jobs.prepare(c, tmp_path / 'work')
+  with c.unlocked():
+    c.task.kind = 'regression'
+  path.write_text('text,label\n' + 'a film,inf\n' * 40)
+  with pytest.raises(ValueError, match=r'train.csv.*row 1.*inf'):
+    jobs.prepare(c, tmp_path / 'work')
+
+
+def test_a_teacher_of_other_classes_is_refused(rng, tmp_path):
+  three = toy.model(tmp_path / 'three', labels=3)
+  changes = {'teacher.init': str(three), 'teacher.finetune': False}
+  with pytest.raises(ValueError, match=r'3.*2|2.*3'):
+    jobs.prepare(toy.config('kd', tmp_path, rng, **changes), tmp_path / 'work')
+
+
+def test_an_unwritable_workdir_is_refused(rng, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match='cannot write to --workdir'):
+    jobs.prepare(toy.config('kd', tmp_path, rng), tmp_path / 'file' / 'work')
+
+
+def test_regression_and_label_sets_go_end_to_end(rng, tmp_path):
+  c = toy.config('augpro', tmp_path, rng, **{'train.steps': 2, 'teacher.steps': 2, 'compare': 'kd'})
+  with c.unlocked():
+    for kind, value in (('regression', lambda r: f'{r.random():.3f}'), ('multilabel', None)):
+      c.task.kind = kind
+      for split in ('train', 'validation'):
+        path = tmp_path / f'{split}.csv'
+        texts = [text for text, _ in toy.rows(rng, 64)]
+        label = value or (lambda r: '|'.join(n for n in ('x', 'y', 'z') if r.random() < 0.5))
+        path.write_text('text,label\n' + ''.join(f'{text},{label(rng)}\n' for text in texts))
+      rows = jobs.run(jobs.prepare(c, tmp_path / kind))
+      metric = dict(regression='pearson', multilabel='f1_micro')[kind]
+      assert np.isfinite(rows['augpro']['validation'][metric])
+      out = kdjax.load(tmp_path / kind / 'augpro' / 'model', max_length=12)(['good film'])
+      assert out.shape == ((1,) if kind == 'regression' else (1, 3))
+
+
+def test_settling_fills_what_depends_on_the_task(rng, tmp_path):
+  from configs import kd
+
+  c, spec = env.settle(kd.get_config())
+  assert (spec.name, c.data.source, c.data.max_length, c.data.buckets) == (
+    'docs',
+    'docs',
+    32,
+    (32,),
+  )
+  c, spec = env.settle(kd.get_config('sst2'))
+  assert (c.data.source, c.data.max_length, c.data.buckets) == ('hub', 128, (16, 32, 64, 128))
+  c, spec = env.settle(toy.config('kd', tmp_path, rng))
+  assert (spec.name, c.data.source, c.data.buckets) == ('own', 'files', (12,))

@@ -1,0 +1,90 @@
+"""A toy task on disk: a teacher folder with a tokenizer, and files with a learnable label."""
+
+import csv
+import pathlib
+
+import numpy as np
+
+BAD = ['bad', 'awful', 'dull', 'weak', 'poor']
+GOOD = ['good', 'great', 'bright', 'strong', 'rich']
+WORDS = [*BAD, *GOOD, 'a', 'the', 'film', 'plot', 'it', 'was', 'and', 'is']
+SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+
+
+def tokenizer(words=WORDS):
+  """A WordPiece tokenizer of whole words, as a BERT folder would hold it."""
+  import tokenizers
+  import transformers
+
+  vocab = {w: i for i, w in enumerate([*SPECIAL, *words])}
+  core = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token='[UNK]'))
+  core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  core.post_processor = tokenizers.processors.BertProcessing(
+    ('[SEP]', vocab['[SEP]']), ('[CLS]', vocab['[CLS]'])
+  )
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=core,
+    pad_token='[PAD]',
+    unk_token='[UNK]',
+    cls_token='[CLS]',
+    sep_token='[SEP]',
+    mask_token='[MASK]',
+    model_max_length=32,
+  )
+
+
+def model(where: pathlib.Path, words=WORDS, labels: int = 2, layers: int = 2) -> pathlib.Path:
+  """A random BERT classifier with that tokenizer."""
+  import transformers
+
+  from kdjax.models import hf
+
+  config = transformers.BertConfig(
+    vocab_size=len(words) + len(SPECIAL),
+    hidden_size=16,
+    num_hidden_layers=layers,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+    num_labels=labels,
+    initializer_range=0.2,
+  )
+  hf.save(where, hf.build(config), config, tokenizer(words))
+  return where
+
+
+def rows(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+  """(text, label): the label says whether the good words outnumber the bad ones."""
+  out = []
+  for _ in range(n):
+    words = list(rng.choice(WORDS, rng.integers(3, 9)))
+    score = sum((w in GOOD) - (w in BAD) for w in words)
+    out.append((' '.join(words), 'pos' if score > 0 else 'neg'))
+  return out
+
+
+def file(path: pathlib.Path, rng: np.random.Generator, n: int, columns=('text', 'label')):
+  """A csv of such rows."""
+  with path.open('w', newline='') as f:
+    writer = csv.writer(f)
+    writer.writerow(columns)
+    writer.writerows(rows(rng, n))
+  return path
+
+
+def config(method: str, folder: pathlib.Path, rng: np.random.Generator, **changes):
+  """A whole config on a toy task in this folder."""
+  import importlib
+
+  c = importlib.import_module(f'configs.{method}').get_config('own')
+  c.data.train = str(file(folder / 'train.csv', rng, 96))
+  c.data.validation = str(file(folder / 'validation.csv', rng, 40))
+  c.data.max_length = 12
+  c.data.buckets = ()
+  c.teacher.init = str(model(folder / 'base'))
+  c.teacher.steps = 4
+  c.student.layers = 1
+  c.train.update(dict(batch_size=16, steps=4, eval_every=2, log_every=2, tensorboard=False))
+  c.eval.batch_size = 16
+  c.update_from_flattened_dict(changes)
+  return c.lock()
