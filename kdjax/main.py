@@ -135,8 +135,8 @@ def run(do=_main) -> None:
 def _parse(argv):
   """Flags, with a mistyped config key said in one line."""
   try:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError, TypeError, ValueError) as e:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
     sys.exit(f'error: {e}')
 
 

