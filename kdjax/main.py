@@ -136,7 +136,10 @@ def _parse(argv):
   """Flags, with a mistyped config key said in one line."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+  except (AttributeError, KeyError) as e:  # ml_collections names the nearest key
+    said = str(e.args[0]).replace('\\n', ', ').replace("\\'", "'").strip('"')
+    sys.exit(f'error: no such config key: {" ".join(said.split())}')
+  except (flags.Error, TypeError, ValueError) as e:
     sys.exit(f'error: {e}')
 
 
