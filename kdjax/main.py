@@ -5,6 +5,7 @@ import importlib.machinery
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -137,8 +138,9 @@ def _parse(argv):
   try:
     return flags.FLAGS(argv)
   except (AttributeError, KeyError) as e:  # ml_collections names the nearest key
-    said = str(e.args[0]).replace('\\n', ', ').replace("\\'", "'").strip('"')
-    sys.exit(f'error: no such config key: {" ".join(said.split())}')
+    found = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(e))
+    nearest = f'{found[2]!r}: did you mean {found[1]!r}?' if found else e
+    sys.exit(f'error: no such config key: {nearest}')
   except (flags.Error, TypeError, ValueError) as e:
     sys.exit(f'error: {e}')
 

