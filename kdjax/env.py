@@ -169,7 +169,21 @@ def load_teacher(c, spec: tasks.Spec, finished: pathlib.Path | None = None) -> M
       f'teacher {where} has no trained classifier ({", ".join(found.fresh[:3])} missing): '
       f'set config.teacher.finetune=True, or name a fine-tuned one'
     )
+  if not fresh:
+    _same_order(found.config, where, spec)
   return _checked(Model(found.module, found.config, found.tokenizer), where, c, spec)
+
+
+def _same_order(config, where: str, spec: tasks.Spec) -> None:
+  """ValueError where a teacher's classes are the task's in another order (MNLI's often are)."""
+  names = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
+  ours = [name.lower() for name in spec.labels]
+  if names != ours and sorted(names) == sorted(ours):
+    raise ValueError(
+      f'teacher {where} numbers its classes {names}, the data {ours}: every label would be taken '
+      f'for another. Reorder id2label and the rows of its classifier, or set '
+      f'config.teacher.finetune=True'
+    )
 
 
 def build_student(c, spec: tasks.Spec, teacher: Model) -> Model:

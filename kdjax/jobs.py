@@ -71,6 +71,11 @@ def run(plan: env.Plan) -> dict[str, dict]:
   teacher = plan.teacher
   if c.teacher.finetune:
     teacher = _run(plan, 'teacher', teacher, teacher, 'finetune')
+  else:
+    # A wrong teacher, or classes in another order, would fail in silence.
+    cut, params = _cut(plan, 'teacher', teacher)
+    scores = _scorer(plan, cut)(params, plan.data[plan.spec.evaluation[0]])
+    log.logger.info('teacher: ' + ', '.join(f'{k} {v:.4f}' for k, v in scores.items()))
   models = {'teacher': teacher}
   start = env.build_student(c, plan.spec, teacher)
   for name in names(c):
@@ -90,20 +95,15 @@ def _run(plan, name, student: env.Model, teacher: env.Model, method: str) -> env
   asked = _asked(plan.c, name)
   report.write_json(workdir / 'run.json', asked)
   began = time.perf_counter()
+  cut, params = _cut(plan, name, student)
   world = env.make(plan.c, plan.spec, teacher, student, plan.env.mismatch)
+  world = world._replace(student=world.student._replace(view=cut.view))
   own = plan.c.method if name == 'teacher' else block(plan.c, name)
-  score = evaluate.scorer(
-    net.split(student.module)[0],
-    world.task,
-    plan.spec.metrics,
-    plan.c.eval.batch_size,
-    plan.c.data.buckets,
-    plan.mesh,
-  )
+  score = _scorer(plan, cut)
   validation = plan.data[plan.spec.evaluation[0]]
   found = train.fit(
     methods.get(method)(own, world),
-    dict(student=net.split(student.module)[1], teacher=net.split(teacher.module)[1]),
+    dict(student=params, teacher=net.split(teacher.module)[1]),
     plan.data['train'],
     lambda params: score(params, validation),
     fields(plan.c, name),
@@ -148,12 +148,8 @@ def _rows(plan, models: dict[str, env.Model]) -> dict[str, dict]:
   splits = [s for s in plan.spec.evaluation if s in plan.data and env.labelled(plan.data[s])]
   few = head(plan.data[splits[0]], 512)
   for name, model in models.items():
-    cut, params = net.split(model.module)
-    own = plan.env.mismatch and name == 'teacher'
-    cut = cut._replace(view='teacher_') if own else cut
-    task = plan.env.task
-    score = evaluate.scorer(cut, task, plan.spec.metrics, sizes, buckets, plan.mesh)
-    forward = evaluate.forward(cut, plan.mesh)
+    cut, params = _cut(plan, name, model)
+    forward, score = evaluate.forward(cut, plan.mesh), _scorer(plan, cut)
     params = sharding.everywhere(params, plan.mesh)
     rows[name] = dict(parameters=model.parameters)
     for split in splits:
@@ -162,6 +158,23 @@ def _rows(plan, models: dict[str, env.Model]) -> dict[str, dict]:
   for name, value in evaluate.speed(calls, len(few.index)).items():
     rows[name]['examples_per_second'] = value
   return rows
+
+
+def _cut(plan, name: str, model: env.Model):
+  """(net, parameters); the teacher reads its own token ids where they are others."""
+  cut, params = net.split(model.module)
+  return cut._replace(view=plan.env.teacher.view if name == 'teacher' else ''), params
+
+
+def _scorer(plan, cut: net.Net):
+  return evaluate.scorer(
+    cut,
+    plan.env.task,
+    plan.spec.metrics,
+    plan.c.eval.batch_size,
+    plan.c.data.buckets,
+    plan.mesh,
+  )
 
 
 def head(data, rows: int):

@@ -26,7 +26,7 @@ def fields(name: str, **changes):
   return c
 
 
-def model(layers: int = 2, width: int = 16, labels: int = 3, seed: int = 0):
+def model(layers: int, width: int, labels: int, seed: int, dtype: str = 'float32'):
   """A random BERT."""
   import transformers
 
@@ -42,14 +42,14 @@ def model(layers: int = 2, width: int = 16, labels: int = 3, seed: int = 0):
     num_labels=labels,
     initializer_range=0.3,
   )
-  return hf.build(config, seed=seed)
+  return hf.build(config, seed=seed, dtype=dtype)
 
 
-def world(kind: str = 'classes', mismatch: str = '', teacher_width: int = 24):
+def world(kind: str = 'classes', mismatch: str = '', dtype: str = 'float32'):
   """(Env, parameters by name): a teacher and a smaller student."""
   labels = 1 if kind == 'regression' else 3
-  teacher, frozen = net.split(model(2, teacher_width, labels, seed=1))
-  student, params = net.split(model(1, 16, labels, seed=2))
+  teacher, frozen = net.split(model(2, 24, labels, 1, dtype))
+  student, params = net.split(model(1, 16, labels, 2, dtype))
   ordinary = jnp.arange(VOCAB) >= SPECIAL
   made = env.Env(student, teacher, tasks.KINDS[kind], ordinary, mismatch)
   return made, dict(student=params, teacher=frozen)

@@ -18,9 +18,9 @@ each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
 
 
 @functools.cache
-def _cached(name, changes, task, devices, accumulate, quiet):
+def _cached(name, changes, task, devices, accumulate, quiet, dtype):
   """(method, game, mesh, traces) at tiny size, from the shipped fields; compiled once for all."""
-  env, params = tiny.world(task)
+  env, params = tiny.world(task, dtype=dtype)
   if quiet:
     env = env._replace(student=environments.quiet(env.student))
   traces = []
@@ -39,8 +39,9 @@ def _cached(name, changes, task, devices, accumulate, quiet):
   return method, train.start(method, params, None, fields, 4, mesh), mesh, traces
 
 
-def _game(name, changes, task='classes', devices=1, accumulate=1, quiet=False):
-  return _cached(name, tuple(sorted(changes.items())), task, devices, accumulate, quiet)
+def _game(name, changes, task='classes', devices=1, accumulate=1, quiet=False, dtype='float32'):
+  changes = tuple(sorted(changes.items()))
+  return _cached(name, changes, task, devices, accumulate, quiet, dtype)
 
 
 def _play(game, batches, state=None, first=0, key=None):
@@ -104,6 +105,16 @@ def test_scores_and_label_sets_are_learned_too(rng, name, changes, task):
   state, log = _play(game, [tiny.batch(rng, kind=task) for _ in range(2)])
   assert all(np.isfinite(v) for row in log for v in row.values())
   assert not _same(state.params, jax.device_get(game[1].state.params))
+
+
+@each
+def test_bfloat16_stays_finite_and_near(rng, name, changes):
+  batches = [tiny.batch(rng) for _ in range(2)]
+  full, half = (_play(_game(name, changes, dtype=d), batches) for d in ('float32', 'bfloat16'))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(half))
+  assert all(x.dtype == np.float32 for x in jax.tree.leaves(half[0].params))
+  # The gold-label term asks nothing of a projection, whose winners may differ in bfloat16.
+  np.testing.assert_allclose(full[1][0]['student/hard'], half[1][0]['student/hard'], rtol=0.1)
 
 
 @each
