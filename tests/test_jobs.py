@@ -85,7 +85,7 @@ def test_the_workdir_of_another_run_is_refused_naming_the_keys(run):
   c, workdir, _ = run
   other = c.copy_and_resolve_references()
   other.train.rate = 0.5
-  with pytest.raises(ValueError, match=r'train.rate: 0.0001 there, 0.5 now'):
+  with pytest.raises(ValueError, match=r'train.rate: 0.0003 there, 0.5 now'):
     jobs.prepare(other, workdir)
 
 
