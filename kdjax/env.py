@@ -73,8 +73,7 @@ def settle(c):
       else 'hub'
     )
   c.data.max_length = c.data.max_length or (32 if spec.name == 'docs' else 128)
-  # One program for docs: compiling costs more there than padding.
-  shorter = [] if spec.name == 'docs' else [b for b in c.data.buckets if b < c.data.max_length]
+  shorter = {b for b in c.data.buckets if b < c.data.max_length}
   c.data.buckets = (*sorted(shorter), c.data.max_length)
   for name, value, low in (
     ('train.batch_size', c.train.batch_size, 1),

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 
 LABELS = ('numpy', 'scipy', 'jax', 'pandas', 'matplotlib', 'transformers')
-SPLITS = {'train': 800, 'validation': 200, 'test': 200}  # per class
+SPLITS = {'train': 400, 'validation': 200, 'test': 200}  # per class
 WORDS = (4, 60)  # shortest and longest text
 _ENOUGH = 2  # candidates read per text wanted; transformers alone has 20,000 docstrings
 
