@@ -265,12 +265,8 @@ def test_settling_fills_what_depends_on_the_task(rng, tmp_path):
   from configs import kd
 
   c, spec = env.settle(kd.get_config())
-  assert (spec.name, c.data.source, c.data.max_length, c.data.buckets) == (
-    'docs',
-    'docs',
-    32,
-    (32,),
-  )
+  assert (spec.name, c.data.source) == ('docs', 'docs')
+  assert (c.data.max_length, c.data.buckets) == (32, (16, 32))
   c, spec = env.settle(kd.get_config('sst2'))
   assert (c.data.source, c.data.max_length, c.data.buckets) == ('hub', 128, (16, 32, 64, 128))
   c, spec = env.settle(toy.config('kd', tmp_path, rng))
