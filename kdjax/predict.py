@@ -30,7 +30,7 @@ class Classifier:
     self.labels = () if self.kind == 'regression' else tuple(names)
     self._tokenizer = tokenizer
     self._vocab_size = config.vocab_size
-    self._batch_size, self._max_length = batch_size, max_length
+    self._max_length = max_length = min(max_length, module.spec.max_length)
     self._mesh = sharding.make_mesh()
     cut, params = net.split(module)
     self._params = sharding.everywhere(params, self._mesh)

@@ -1,6 +1,8 @@
 """The loop that all methods share: a jitted step per player, evaluation, checkpoints, bar."""
 
 import collections
+import contextlib
+import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -164,41 +166,36 @@ def fit(
   begin = int(state.step)
   best.drop_after(begin)
   every = c.eval_every or per_epoch
-  writer = log.Writer(workdir, begin, c.tensorboard)
   stream = batches.train_batches(data, c.batch_size, buckets, c.seed, begin)
-  clock, pending = log.Clock(), []
-  bar = tqdm.tqdm(
-    total=total, initial=begin, desc=title, unit='step', dynamic_ncols=True, mininterval=0.5
-  )
-  shown = {}
-  for now in range(begin, total):
-    batch = sharding.put(next(stream), mesh)
-    state, metrics = game.steps[method.turn(now)](state, game.frozen, batch, game.key)
-    pending.append(metrics)
-    done = now + 1
-    if done % c.log_every == 0 or done == total:
-      # The step just dispatched runs on while the ones before it are fetched and written.
-      row = _means(pending[:-1] or pending, title, done)
-      pending = pending[-1:] if len(pending) > 1 else []
-      row['examples_per_second'] = clock.rate(c.batch_size * c.log_every)
-      writer.write(done, row)
-      shown['loss'] = next(v for k, v in row.items() if k.endswith('/loss'))
-      shown['examples/s'] = row['examples_per_second']
+  clock, pending, shown = log.Clock(), [], {}
+  with (
+    contextlib.closing(log.Writer(workdir, begin, c.tensorboard)) as writer,
+    tqdm.tqdm(total=total, initial=begin, desc=title, unit='step', dynamic_ncols=True) as bar,
+  ):
+    for done, batch in enumerate(itertools.islice(stream, total - begin), begin + 1):
+      step = game.steps[method.turn(done - 1)]
+      state, metrics = step(state, game.frozen, sharding.put(batch, mesh), game.key)
+      pending.append(metrics)
+      rest = done % every == 0 or done == total
+      if done % c.log_every == 0 or rest:  # a row never spans a checkpoint: resumed logs are equal
+        row = _means(pending, title, done)
+        row['examples_per_second'] = clock.rate(c.batch_size * len(pending))
+        pending = []
+        writer.write(done, row)
+        shown['loss'] = next(v for k, v in row.items() if k.endswith('/loss'))
+        shown['examples/s'] = row['examples_per_second']
+      if rest:
+        scores = score(state.params['student'])
+        name, value = next(iter(scores.items()))
+        shown[name] = value
+        writer.write(done, {f'validation/{k}': v for k, v in scores.items()})
+        if meta['best'] is None or value > meta['best']:
+          meta = dict(best=value, metrics=scores, best_step=done)
+          best.save(done, state.params['student'], meta)
+        last.save(done, state, meta)
+        clock = log.Clock()
       bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
-    bar.update()
-    if done % every == 0 or done == total:
-      scores = score(state.params['student'])
-      name, value = next(iter(scores.items()))
-      shown[name] = value
-      bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
-      writer.write(done, {f'validation/{k}': v for k, v in scores.items()})
-      if meta['best'] is None or value > meta['best']:
-        meta = dict(best=value, metrics=scores, best_step=done)
-        best.save(done, state.params['student'], meta)
-      last.save(done, state, meta)
-      clock.rate(1)
-  bar.close()
-  writer.close()
+      bar.update()
   student, kept = best.restore(state.params['student'])
   last.close()
   best.close()

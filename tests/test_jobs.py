@@ -116,7 +116,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(run, tmp_path, monkeypa
       ]
       for d in (workdir, tmp_path)
     ]
-    assert [r['step'] for r in logs[0]] == [r['step'] for r in logs[1]]
+    assert logs[0] == logs[1]
 
 
 def test_eval_predict_and_export_read_the_trained_student(run, capsys):
