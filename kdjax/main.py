@@ -77,6 +77,7 @@ def one_line_errors():
 
 def start() -> None:
   """Logging, and the cache of compiled programs, before any device is used."""
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that torch is not there
   import jax
 
   from kdjax import log
