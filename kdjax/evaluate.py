@@ -28,7 +28,7 @@ def logits(
   """f32[n, C], in the order of the data set.
 
   Raises:
-    AssertionError: an example was scored twice or not at all.
+    AssertionError: an example was scored twice or not at all, or two rows have one index.
   """
   pieces, ids = [], []
   for batch, real in _ahead(data, batch_size, buckets, mesh, run, params):
@@ -38,6 +38,8 @@ def logits(
   order, want = np.argsort(ids), np.argsort(data.index)
   if not np.array_equal(ids[order], data.index[want]):
     raise AssertionError(f'scored {len(ids)} rows of {len(data.index)}')
+  if len(np.unique(ids)) != len(ids):
+    raise AssertionError('the data set names a row twice')
   out = np.empty_like(pieces)
   out[want] = pieces[order]
   return out

@@ -97,7 +97,7 @@ def card(plan, name: str, result: dict) -> str:
     '---',
     f'# {plan.workdir.name}: {spec.name}, {how}',
     '',
-    f'- data: {plan.text.origin}, {len(plan.data["train"].index)} training rows',
+    f'- data: {len(plan.data["train"].index)} training rows. {plan.text.origin}',
     f'- teacher: {c.teacher.init}',
     f'- parameters: {result["parameters"]:,}',
     f'- {result["split"]}: {scores} (seed {c.seed}, step {result["best_step"]} of '

@@ -1,0 +1,44 @@
+"""The jsonl log: each step once, also after a kill."""
+
+import json
+
+import pytest
+
+from kdjax import log
+
+
+def _rows(folder):
+  return [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+
+
+def test_a_resumed_log_has_each_step_once(tmp_path):
+  writer = log.Writer(tmp_path, tensorboard=False)
+  for step in (1, 2, 3):
+    writer.write(step, dict(loss=step / 2))
+  writer.close()
+  with (tmp_path / 'log.jsonl').open('a') as f:
+    f.write('{"step": 4, "lo')  # killed while writing
+  writer = log.Writer(tmp_path, start=2, tensorboard=False)
+  writer.write(3, dict(loss=9.0))
+  writer.close()
+  assert _rows(tmp_path) == [
+    dict(step=1, loss=0.5),
+    dict(step=2, loss=1.0),
+    dict(step=3, loss=9.0),
+  ]
+
+
+def test_tensorboard_files_are_written_where_asked_for(tmp_path):
+  writer = log.Writer(tmp_path)
+  writer.write(1, {'student/loss': 0.5})
+  writer.close()
+  (file,) = (tmp_path / 'tensorboard').iterdir()
+  assert b'student/loss' in file.read_bytes()
+
+
+def test_a_rate_counts_examples_by_the_clock(monkeypatch):
+  times = iter([10.0, 12.0, 12.5])
+  monkeypatch.setattr(log.time, 'perf_counter', lambda: next(times))
+  clock = log.Clock()
+  assert clock.rate(100) == pytest.approx(50)
+  assert clock.rate(100) == pytest.approx(200)
