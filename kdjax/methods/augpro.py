@@ -16,25 +16,26 @@ def make(c, env) -> base.Method:
   """c.kind: 'mix' or 'fgsm'; the rest of the fields are explained in configs/augpro.py."""
   if env.mismatch:
     raise ValueError(f'augpro writes one text for teacher and student, but {env.mismatch}')
-  if c.kind not in ('mix', 'fgsm'):
-    raise ValueError(f'method.kind {c.kind!r} is none of mix, fgsm')
-  if c.lam_mode not in ('token', 'example', 'fixed'):
-    raise ValueError(f'method.lam_mode {c.lam_mode!r} is none of token, example, fixed')
-  if c.table not in ('student', 'teacher'):
-    raise ValueError(f'method.table {c.table!r} is none of student, teacher')
+  base.one_of(
+    c,
+    kind=('mix', 'fgsm'),
+    lam_mode=('token', 'example', 'fixed'),
+    table=('student', 'teacher'),
+    metric=augment.METRICS,
+  )
+  base.positive(c, 'temperature', 'alpha')
   space = getattr(env, c.table)
 
   def lam_of(key, shape):
     if c.lam_mode == 'fixed':
       # Half and half is an exact tie under L2: a seeded nudge decides, not rounding.
       return c.lam + 1e-3 * jax.random.uniform(key, shape, minval=-1, maxval=1)
-    shape = shape if c.lam_mode == 'token' else (shape[0], 1)
-    return jnp.broadcast_to(
-      jax.random.uniform(key, shape)
-      if c.alpha == 1
-      else jax.random.beta(key, c.alpha, c.alpha, shape),
-      (shape[0], shape[-1]),
-    )
+    drawn = shape if c.lam_mode == 'token' else (shape[0], 1)
+    if c.alpha == 1:  # Beta(1, 1), without its rejection sampling
+      lam = jax.random.uniform(key, drawn)
+    else:
+      lam = jax.random.beta(key, c.alpha, c.alpha, drawn)
+    return jnp.broadcast_to(lam, shape)
 
   def mix(params, batch, key):
     k_pair, k_lam = jax.random.split(key)

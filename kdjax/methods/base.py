@@ -39,3 +39,17 @@ class Method(NamedTuple):
   players: dict[str, Player]
   init: Callable[[Key, Params, Any], tuple[Params, Memory]] = nothing
   turn: Callable[[int], str] = lambda step: 'student'
+
+
+def one_of(c, **choices: tuple[str, ...]) -> None:
+  """ValueError, naming the field, where a switch of the config has none of its values."""
+  for field, known in choices.items():
+    if c[field] not in known:
+      raise ValueError(f'config.method.{field}={c[field]!r} is none of {", ".join(known)}')
+
+
+def positive(c, *fields: str) -> None:
+  """ValueError, naming the field, where a number of the config is not above zero."""
+  for field in fields:
+    if not c[field] > 0:
+      raise ValueError(f'config.method.{field}={c[field]} must be above 0')

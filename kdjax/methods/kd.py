@@ -5,6 +5,7 @@ from kdjax.methods import base
 
 def make(c, env) -> base.Method:
   """c.hard, c.soft: weights of the gold label and of the teacher; c.temperature."""
+  base.positive(c, 'temperature')
 
   def loss(params, memory, batch, key):
     student_BC = env.student(params['student'], batch, key).logits

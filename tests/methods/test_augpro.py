@@ -106,8 +106,12 @@ def test_different_token_ids_are_refused_with_the_reason():
     assert methods.get(name)(tiny.fields(name), env).players
 
 
-@pytest.mark.parametrize('field', ['kind', 'lam_mode', 'table'])
-def test_an_unknown_switch_is_refused_by_name(field):
+WRONG = [('kind', 'x'), ('lam_mode', 'x'), ('table', 'x'), ('metric', 'l3')]
+WRONG += [('alpha', 0.0), ('temperature', 0.0), ('temperature', float('nan'))]
+
+
+@pytest.mark.parametrize('field, value', WRONG)
+def test_a_switch_or_number_out_of_range_is_refused_by_name(field, value):
   env, _ = tiny.world()
-  with pytest.raises(ValueError, match=field):
-    methods.get('augpro')(tiny.fields('augpro', **{field: 'nonsense'}), env)
+  with pytest.raises(ValueError, match=f'config.method.{field}='):
+    methods.get('augpro')(tiny.fields('augpro', **{field: value}), env)
