@@ -3,6 +3,7 @@
 Everything that can be wrong with a config, a file or a model is found here, before training.
 """
 
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
@@ -129,7 +130,7 @@ def make(c, spec: tasks.Spec, teacher: Model, student: Model, mismatch: str) -> 
   """The models cut into functions."""
   nets = [net.split(m.module)[0] for m in (student, teacher)]
   if mismatch:
-    nets[1] = nets[1]._replace(view='teacher_')
+    nets[1] = dataclasses.replace(nets[1], view='teacher_')
   if not c.train.dropout:
     nets[0] = quiet(nets[0])
   size = max(m.config.vocab_size for m in (student, teacher))
@@ -144,8 +145,9 @@ def make(c, spec: tasks.Spec, teacher: Model, student: Model, mismatch: str) -> 
 
 def quiet(noisy: net.Net) -> net.Net:
   """The same net with dropout off, whatever key it is given."""
-  return noisy._replace(
-    encode=lambda params, e, mask, segments, key=None: noisy.encode(params, e, mask, segments)
+  return dataclasses.replace(
+    noisy,
+    encode=lambda params, e, mask, segments, key=None: noisy.encode(params, e, mask, segments),
   )
 
 

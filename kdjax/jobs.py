@@ -4,6 +4,7 @@ A workdir holds one folder per run (teacher, and each method by name), each with
 was asked), result.json (once it is done), log.jsonl, checkpoints, and model: a HuggingFace folder.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -97,7 +98,7 @@ def _run(plan, name, student: env.Model, teacher: env.Model, method: str) -> env
   began = time.perf_counter()
   cut, params = _cut(plan, name, student)
   world = env.make(plan.c, plan.spec, teacher, student, plan.env.mismatch)
-  world = world._replace(student=world.student._replace(view=cut.view))
+  world = world._replace(student=dataclasses.replace(world.student, view=cut.view))
   own = plan.c.method if name == 'teacher' else block(plan.c, name)
   score = _scorer(plan, cut)
   validation = plan.data[plan.spec.evaluation[0]]
@@ -163,7 +164,8 @@ def _rows(plan, models: dict[str, env.Model]) -> dict[str, dict]:
 def _cut(plan, name: str, model: env.Model):
   """(net, parameters); the teacher reads its own token ids where they are others."""
   cut, params = net.split(model.module)
-  return cut._replace(view=plan.env.teacher.view if name == 'teacher' else ''), params
+  view = plan.env.teacher.view if name == 'teacher' else ''
+  return dataclasses.replace(cut, view=view), params
 
 
 def _scorer(plan, cut: net.Net):

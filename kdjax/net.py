@@ -1,5 +1,6 @@
 """A model seen from outside: the only bridge from Flax modules (models/) to plain functions."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ class Out(NamedTuple):
   hidden: jax.Array
 
 
-class Net(NamedTuple):
-  """Pure functions of a model's parameters.
+@dataclasses.dataclass(frozen=True)
+class Net:
+  """Pure functions of a model's parameters; jax.jit takes it as it is.
 
   embed: (params, ids i32[B, L] or probs f32[B, L, V]) -> word embeddings [B, L, E]
   encode: (params, e [B, L, E], mask bool[B, L], segments i32[B, L], key=None) -> Out; a key

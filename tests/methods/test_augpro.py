@@ -1,5 +1,7 @@
 """AugPro: what it rewrites, what it leaves, and what its metrics say."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ def _rewritten(rng, **changes):
     return embed(params, ids)
 
   env = env._replace(
-    student=environments.quiet(env.student), teacher=env.teacher._replace(embed=spy)
+    student=environments.quiet(env.student), teacher=dataclasses.replace(env.teacher, embed=spy)
   )
   batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
   method = methods.get('augpro')(tiny.fields('augpro', **changes), env)
