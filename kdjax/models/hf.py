@@ -51,25 +51,10 @@ def build(
 
 
 def load(
-  dir_or_id: str | os.PathLike,
-  num_labels: int | None = None,
-  *,
-  head: str = 'classify',
-  dtype: str = 'float32',
-  seed: int = 0,
-  attention: str | None = None,
-  fresh_head: bool = False,
+  dir_or_id: str | os.PathLike, num_labels: int | None = None, **options: Any
 ) -> tuple[bert.Encoder, Any, Any | None]:
-  """(module, config, tokenizer or None): read, without the list of fresh parameters."""
-  return read(
-    dir_or_id,
-    num_labels,
-    head=head,
-    dtype=dtype,
-    seed=seed,
-    attention=attention,
-    fresh_head=fresh_head,
-  )[:3]
+  """(module, config, tokenizer or None): read, with its options, without the fresh parameters."""
+  return read(dir_or_id, num_labels, **options)[:3]
 
 
 def read(
