@@ -74,8 +74,7 @@ def settle(c):
       else 'hub'
     )
   c.data.max_length = c.data.max_length or (32 if spec.name == 'docs' else 128)
-  shorter = {b for b in c.data.buckets if b < c.data.max_length}
-  c.data.buckets = (*sorted(shorter), c.data.max_length)
+  c.data.buckets = batches.lengths(c.data.buckets, c.data.max_length)
   for name, value, low in (
     ('train.batch_size', c.train.batch_size, 1),
     ('train.accumulate', c.train.accumulate, 1),

@@ -37,7 +37,7 @@ class Classifier:
     self._forward = evaluate.forward(cut, self._mesh)
     devices = self._mesh.shape['data']
     self._batch_size = -(-batch_size // devices) * devices
-    self._buckets = (*(b for b in (16, 32, 64, 128, 256) if b < max_length), max_length)
+    self._buckets = batches.lengths((16, 32, 64, 128, 256), max_length)
 
   def __call__(self, texts: Texts) -> np.ndarray:
     """Probabilities f32[n, C]: softmax, or a sigmoid per label; scores f32[n] for regression."""
