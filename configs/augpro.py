@@ -18,7 +18,9 @@ def methods() -> dict:
     hard=1.0,  # weights: gold label, teacher on the text, teacher on the new text
     soft=1.0,
     augmented=1.0,
+    hard_new=0.0,  # gold label on the new text
     temperature=1.0,
+    also={},  # a term on hidden states beside it: see configs/augpro_codir.py
     lam_mode='token',  # lambda per token, per example, or fixed
     alpha=1.0,  # lambda ~ Beta(alpha, alpha)
     lam=0.5,  # lambda where fixed

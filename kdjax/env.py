@@ -21,6 +21,8 @@ class Env(NamedTuple):
 
   ordinary: bool[V], the ids that augmentation may change or write.
   mismatch: why teacher and student cannot read the same ids; '' where they can.
+  generator: a masked language model with the student's token ids, where a method wants one.
+  mask_id: what it reads where a token is hidden.
   """
 
   student: net.Net
@@ -29,6 +31,7 @@ class Env(NamedTuple):
   ordinary: jax.Array
   mismatch: str = ''
   generator: net.Net | None = None
+  mask_id: int | None = None
 
 
 class Model(NamedTuple):

@@ -30,6 +30,7 @@ class Net:
   encode: (params, e [B, L, E], mask bool[B, L], segments i32[B, L], key=None) -> Out; a key
     means dropout, none means deterministic
   table: params -> word-embedding table [V, E]
+  decode: (params, hidden [..., D]) -> logits f32[..., V]; of a masked-LM head alone
   view: prefix of the batch keys this net reads. 'teacher_' for a teacher with a tokenizer of its
     own, whose batch carries teacher_tokens, teacher_segments and teacher_mask.
   """
@@ -37,25 +38,36 @@ class Net:
   embed: Callable[..., jax.Array]
   encode: Callable[..., Out]
   table: Callable[..., jax.Array]
+  decode: Callable[..., jax.Array] | None = None
   view: str = ''
 
   def __call__(self, params: Params, batch: Batch, key: jax.Array | None = None) -> Out:
     """Embed, then encode: tokens, mask and segments of the batch."""
-    e_BLE = self.embed(params, batch[self.view + 'tokens'])
-    return self.encode(params, e_BLE, batch[self.view + 'mask'], batch[self.view + 'segments'], key)
+    return self.enter(params, batch, self.embed(params, batch[self.view + 'tokens']), key)
+
+  def enter(
+    self, params: Params, batch: Batch, e_BLE: jax.Array, key: jax.Array | None = None
+  ) -> Out:
+    """Encode other word embeddings [B, L, E] in the place of the batch's tokens."""
+    return self.encode(params, e_BLE, self.mask(batch), batch[self.view + 'segments'], key)
+
+  def mask(self, batch: Batch) -> jax.Array:
+    """bool[B, L]: the real positions of the text as this net reads it."""
+    return batch[self.view + 'mask']
 
 
 def split(module: nnx.Module) -> tuple[Net, Params]:
   """Cut a module once into functions and parameters.
 
-  The module holds nnx.Param and nothing else, and has methods embed, encode and table.
+  The module holds nnx.Param and nothing else, and has methods embed, encode, table and decode.
   """
   graph, state = nnx.split(module, nnx.Param)
 
   def method(name):
     return lambda params, *args: getattr(nnx.merge(graph, params), name)(*args)
 
-  return Net(method('embed'), method('encode'), method('table')), nnx.to_pure_dict(state)
+  cut = Net(*(method(name) for name in ('embed', 'encode', 'table', 'decode')))
+  return cut, nnx.to_pure_dict(state)
 
 
 def fill(module: nnx.Module, params: Params) -> nnx.Module:

@@ -23,11 +23,14 @@ def matrices(params: Any) -> Any:
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make(c, turns: int) -> optax.GradientTransformation:
+def make(c, turns: int, **own: float) -> optax.GradientTransformation:
   """The chain of one player; its schedule counts that player's own turns.
 
-  c: rate, warmup, decay, beta1, beta2, epsilon, clip (0: none).
+  c: rate, warmup, decay, beta1, beta2, epsilon, clip (0: none). own: those of them that this player
+  has otherwise.
   """
+  c = c.copy_and_resolve_references()
+  c.update(own)
   clip = optax.clip_by_global_norm(c.clip) if c.clip else optax.identity()
   adamw = optax.adamw(
     schedule(c.rate, turns, c.warmup),

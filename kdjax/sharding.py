@@ -27,6 +27,19 @@ def rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
+def banks(state, mesh: Mesh):
+  """Shardings of a training state: what is named 'bank' is split by rows, the rest is whole.
+
+  A bank whose rows do not divide over the devices stays whole.
+  """
+
+  def lay(path, leaf):
+    named = any(getattr(key, 'key', None) == 'bank' for key in path)
+    return rows(mesh) if named and leaf.shape[0] % mesh.shape['data'] == 0 else replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(lay, state)
+
+
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int, field: str) -> None:
   """ValueError unless the batch splits evenly over devices and accumulation."""
   parts = mesh.shape['data'] * accumulate

@@ -15,6 +15,8 @@ class Task(NamedTuple):
 
   loss: (logits [B, C], label) -> f32[B], against the gold label.
   gap: (student_logits [B, C], teacher_logits [B, C], temperature) -> f32[B], against the teacher.
+  cross: as gap, the cross-entropy instead of the divergence: the same for a student, but not for
+    whoever writes the teacher's input. Of scores, the gap.
   decide: logits [B, C] -> the decision that a metric compares: class i32[B], bits i32[B, C] or,
     for regression, score f32[B].
   differs: (logits [B, C], logits [B, C]) -> bool[B], whether two texts get different labels; for
@@ -23,6 +25,7 @@ class Task(NamedTuple):
 
   loss: Callable[..., jax.Array]
   gap: Callable[..., jax.Array]
+  cross: Callable[..., jax.Array]
   decide: Callable[[jax.Array], jax.Array]
   differs: Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -31,18 +34,23 @@ KINDS: dict[str, Task] = {
   'classes': Task(
     loss=losses.cross_entropy,
     gap=losses.soft_kl,
+    cross=losses.soft_cross_entropy,
     decide=lambda logits: logits.argmax(-1),
     differs=lambda a, b: a.argmax(-1) != b.argmax(-1),
   ),
   'regression': Task(
     loss=lambda logits, label: losses.squared_gap(logits, label[:, None]),
     gap=lambda student, teacher, temperature=1.0: losses.squared_gap(student, teacher),
+    cross=lambda student, teacher, temperature=1.0: losses.squared_gap(student, teacher),
     decide=lambda logits: logits[:, 0],
     differs=lambda a, b: jnp.abs(a - b)[:, 0] > a.std() / 2,
   ),
   'multilabel': Task(
     loss=losses.sigmoid_cross_entropy,
     gap=losses.sigmoid_kl,
+    cross=lambda student, teacher, temperature=1.0: losses.sigmoid_cross_entropy(
+      student / temperature, jax.nn.sigmoid(teacher / temperature)
+    ),
     decide=lambda logits: (logits > 0).astype('int32'),
     differs=lambda a, b: ((a > 0) != (b > 0)).any(-1),
   ),

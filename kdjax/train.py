@@ -36,12 +36,15 @@ class Result(NamedTuple):
   steps: int
 
 
-def make_step(name: str, player: base.Player, optimizer, mesh, accumulate: int = 1) -> Callable:
+def make_step(
+  name: str, player: base.Player, optimizer, mesh, layout=None, accumulate: int = 1
+) -> Callable:
   """Jitted (state, frozen, batch, key) -> (state, metrics) of one player's turn.
 
-  frozen: parameters that nobody owns; they get no gradient. The state is donated. With
-  accumulate = A, the batch goes through the loss in A parts, and one update follows the mean
-  gradient; a method's in-batch partners are then those of the part.
+  frozen: parameters that nobody owns; they get no gradient. layout: shardings of the state, None
+  where it is whole on every device. The state is donated. With accumulate = A, the batch goes
+  through the loss in A parts, and one update follows the mean gradient; a method's in-batch
+  partners are then those of the part.
   """
 
   def step(state: TrainState, frozen, batch, key):
@@ -75,10 +78,11 @@ def make_step(name: str, player: base.Player, optimizer, mesh, accumulate: int =
     return new, {f'{name}/{k}': v for k, v in metrics.items()}
 
   same, rows = sharding.replicated(mesh), sharding.rows(mesh)
+  layout = layout or same
   return jax.jit(
     step,
-    in_shardings=(same, same, rows, same),
-    out_shardings=(same, same),
+    in_shardings=(layout, same, rows, same),
+    out_shardings=(layout, same),
     donate_argnums=0,
   )
 
@@ -95,14 +99,17 @@ class Game(NamedTuple):
 def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
   """Initial state on the mesh, and a jitted step per player.
 
-  c: the optimizer's fields, accumulate, seed. total: steps of all players together.
+  c: the optimizer's fields, batch_size, accumulate, seed. total: steps of all players together.
   """
   k_init, k_step = jax.random.split(jax.random.key(c.seed))
-  extra, memory = method.init(k_init, params, data)
+  known = base.Data(data.index, data.label, c.batch_size, total)
+  extra, memory = method.init(k_init, params, known)
   params = params | extra
   owned = {name for player in method.players.values() for name in player.owns}
   turns = collections.Counter(method.turn(step) for step in range(total))
-  makers = {name: optim.make(c, turns[name]) for name in method.players}
+  makers = {
+    name: optim.make(c, turns[name], **player.optimizer) for name, player in method.players.items()
+  }
   same = sharding.replicated(mesh)
   # A copy: the state is donated, and the caller's parameters (another run's start) must survive.
   trained = jax.tree.map(jnp.copy, {k: v for k, v in params.items() if k in owned})
@@ -112,11 +119,12 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
   }
   state = TrainState(jnp.zeros((), jnp.int32), trained, opt, memory)
   frozen = {k: v for k, v in params.items() if k not in owned}
+  layout = sharding.banks(state, mesh)
   steps = {
-    name: make_step(name, player, makers[name], mesh, c.accumulate)
+    name: make_step(name, player, makers[name], mesh, layout, c.accumulate)
     for name, player in method.players.items()
   }
-  return Game(jax.device_put(state, same), jax.device_put(frozen, same), steps, k_step)
+  return Game(jax.device_put(state, layout), jax.device_put(frozen, same), steps, k_step)
 
 
 def total_steps(c, examples: int) -> tuple[int, int]:

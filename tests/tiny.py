@@ -1,20 +1,19 @@
 """Models, batches and environments small enough for a test, and a config to match."""
 
 import importlib
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import env, net, tasks
+from kdjax import env, methods, net, tasks
+from kdjax.data import batches
 
-VOCAB, SPECIAL, LENGTH = 60, 5, 12  # ids 0 to 4 are special; 0 pads
+VOCAB, SPECIAL, LENGTH, MASK = 60, 5, 12, 4  # ids 0 to 4 are special; 0 pads
 
 
 def method_names() -> list[str]:
   """The directory listing: a new method is tested before it has a test of its own."""
-  here = pathlib.Path(env.__file__).parent / 'methods'
-  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'base'))
+  return methods.names()
 
 
 def fields(name: str, **changes):
@@ -26,7 +25,9 @@ def fields(name: str, **changes):
   return c
 
 
-def model(layers: int, width: int, labels: int, seed: int, dtype: str = 'float32'):
+def model(
+  layers: int, width: int, labels: int, seed: int, dtype: str = 'float32', head: str = 'classify'
+):
   """A random BERT."""
   import transformers
 
@@ -42,17 +43,18 @@ def model(layers: int, width: int, labels: int, seed: int, dtype: str = 'float32
     num_labels=labels,
     initializer_range=0.3,
   )
-  return hf.build(config, seed=seed, dtype=dtype)
+  return hf.build(config, seed=seed, dtype=dtype, head=head)
 
 
 def world(kind: str = 'classes', mismatch: str = '', dtype: str = 'float32'):
-  """(Env, parameters by name): a teacher and a smaller student."""
+  """(Env, parameters by name): a teacher, a smaller student, a generator of another width."""
   labels = 1 if kind == 'regression' else 3
   teacher, frozen = net.split(model(2, 24, labels, 1, dtype))
   student, params = net.split(model(1, 16, labels, 2, dtype))
+  generator, writer = net.split(model(1, 12, labels, 3, dtype, head='mlm'))
   ordinary = jnp.arange(VOCAB) >= SPECIAL
-  made = env.Env(student, teacher, tasks.KINDS[kind], ordinary, mismatch)
-  return made, dict(student=params, teacher=frozen)
+  made = env.Env(student, teacher, tasks.KINDS[kind], ordinary, mismatch, generator, MASK)
+  return made, dict(student=params, teacher=frozen, generator=writer)
 
 
 def batch(rng: np.random.Generator, rows: int = 8, kind: str = 'classes') -> dict:
@@ -77,6 +79,17 @@ def batch(rng: np.random.Generator, rows: int = 8, kind: str = 'classes') -> dic
     label=label,
     index=np.arange(rows, dtype=np.int32),
   )
+
+
+def dataset(kind: str = 'classes', rows: int = 40) -> batches.Dataset:
+  """Labels of a training set for a method that remembers its rows; its batches are of `batch`."""
+  rng = np.random.default_rng(0)
+  label = {
+    'classes': rng.permutation(np.arange(rows, dtype=np.int32) % 3),
+    'regression': rng.random(rows).astype(np.float32),
+    'multilabel': rng.integers(0, 2, (rows, 3)).astype(np.float32),
+  }[kind]
+  return batches.Dataset(None, label, np.arange(rows, dtype=np.int32), np.ones(VOCAB, bool))
 
 
 def train_fields(**changes):

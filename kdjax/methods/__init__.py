@@ -1,4 +1,5 @@
-"""The methods: a file name is the registry. See base.py for what a method is."""
+"""The methods: a file name is the registry. base.py: what a method is; blend.py: what
+they share."""
 
 import importlib
 import pathlib
@@ -8,7 +9,7 @@ from collections.abc import Callable
 def names() -> list[str]:
   """Every method there is."""
   files = pathlib.Path(__file__).parent.glob('*.py')
-  return sorted(f.stem for f in files if f.stem not in ('__init__', 'base'))
+  return sorted(f.stem for f in files if f.stem not in ('__init__', 'base', 'blend'))
 
 
 def get(name: str) -> Callable:

@@ -9,13 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import augment
-from kdjax.methods import base
+from kdjax.methods import base, blend
 
 
 def make(c, env) -> base.Method:
+  """KD, with text that is mixed or perturbed and projected beside it."""
+  return blend.distil(c, env, view(c, env))
+
+
+def view(c, env) -> blend.Part:
   """c.kind: 'mix' or 'fgsm'; the rest of the fields are explained in configs/augpro.py."""
-  if env.mismatch:
-    raise ValueError(f'augpro writes one text for teacher and student, but {env.mismatch}')
+  base.same_ids('augpro', env)
   base.one_of(
     c,
     kind=('mix', 'fgsm'),
@@ -23,7 +27,7 @@ def make(c, env) -> base.Method:
     table=('student', 'teacher'),
     metric=augment.METRICS,
   )
-  base.positive(c, 'temperature', 'alpha')
+  base.positive(c, 'alpha')
   space = getattr(env, c.table)
 
   def lam_of(key, shape):
@@ -47,22 +51,21 @@ def make(c, env) -> base.Method:
     usable = batch['maskable'] & batch['maskable'][partner]
     return mixed, usable, jnp.stack([tokens, tokens[partner]], -1)
 
-  def fgsm(params, batch, key, student_BC, teacher_BC):
-    del key
-
+  def fgsm(params, batch, student_BC, teacher_BC):
     def gap(e_BLE):  # deterministic: no dropout in the direction
-      logits_BC = space.encode(params[c.table], e_BLE, batch['mask'], batch['segments']).logits
+      logits_BC = space.enter(params[c.table], batch, e_BLE).logits
       pair = (logits_BC, teacher_BC) if c.table == 'student' else (student_BC, logits_BC)
       return env.task.gap(*pair, c.temperature)
 
     e_BLE = space.embed(params[c.table], batch['tokens'])
     return augment.fgsm(gap, e_BLE, c.epsilon), batch['maskable'], batch['tokens'][..., None]
 
-  def rewrite(params, batch, key, student_BC, teacher_BC):
-    """-> new ids i32[B, L], and the ids that they came from i32[B, L, 1 or 2]."""
+  def call(params, memory, batch, student, teacher, key):
     k_make, k_open = jax.random.split(key)
-    make_queries = mix if c.kind == 'mix' else lambda *a: fgsm(*a, student_BC, teacher_BC)
-    queries, usable, sources = make_queries(params, batch, k_make)
+    if c.kind == 'mix':
+      queries, usable, sources = mix(params, batch, k_make)
+    else:
+      queries, usable, sources = fgsm(params, batch, student.logits, teacher.logits)
     table_VE = space.table(params[c.table])
     near = augment.nearest_token(
       queries,
@@ -72,34 +75,6 @@ def make(c, env) -> base.Method:
       sources if c.forbid_own else None,
     )
     usable &= jax.random.uniform(k_open, usable.shape) < c.portion
-    return jnp.where(usable, near, batch['tokens']), sources
+    return blend.rewritten(batch, jnp.where(usable, near, batch['tokens']), sources), memory
 
-  def loss(params, memory, batch, key):
-    k_drop, k_new, k_drop_new = jax.random.split(key, 3)
-    student_BC = env.student(params['student'], batch, k_drop).logits
-    teacher_BC = env.teacher(params['teacher'], batch).logits
-    frozen = jax.lax.stop_gradient(params)
-    new, sources = rewrite(frozen, batch, k_new, jax.lax.stop_gradient(student_BC), teacher_BC)
-    twin = batch | dict(tokens=new)
-    new_student_BC = env.student(params['student'], twin, k_drop_new).logits
-    new_teacher_BC = env.teacher(params['teacher'], twin).logits
-
-    hard = env.task.loss(student_BC, batch['label']).mean()
-    soft = env.task.gap(student_BC, teacher_BC, c.temperature).mean()
-    augmented = env.task.gap(new_student_BC, new_teacher_BC, c.temperature).mean()
-
-    changed = new != batch['tokens']
-    third = changed & (new[..., None] != sources).all(-1)
-    fresh_B = changed.any(1)
-    relabelled_B = fresh_B & env.task.differs(teacher_BC, new_teacher_BC)
-    metrics = dict(
-      hard=hard,
-      soft=soft,
-      augmented=augmented,
-      moved=changed.sum() / jnp.maximum(batch['maskable'].sum(), 1),
-      third=third.sum() / jnp.maximum(changed.sum(), 1),
-      relabelled=relabelled_B.sum() / jnp.maximum(fresh_B.sum(), 1),
-    )
-    return c.hard * hard + c.soft * soft + c.augmented * augmented, (memory, metrics)
-
-  return base.Method({'student': base.Player(('student',), loss)})
+  return blend.Part(call)

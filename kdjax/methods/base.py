@@ -1,29 +1,47 @@
 """A method is a small game: players that own parameters, a memory, and a rule for whose turn it is.
 
-Distillation is the one-player game; an adversarial generator makes it a two-player one.
+Distillation is the one-player game; an adversarial generator makes it a two-player one. What most
+methods share, KD with views and terms beside it, is in blend.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 Key = jax.Array
-Params = dict[str, Any]  # by name: 'student', 'teacher', 'generator', ...
+Params = dict[str, Any]  # by name: 'student', 'teacher', 'generator', 'heads', ...
 Memory = Any  # carried from step to step, changed without gradients; () for most
 Metrics = dict[str, jax.Array]  # scalars; the step adds the player's name
 Batch = dict[str, jax.Array]  # tokens, segments i32[B, L]; mask, maskable bool[B, L]; label; index
 Loss = Callable[[Params, Memory, Batch, Key], tuple[jax.Array, tuple[Memory, Metrics]]]
 
 
+class Data(NamedTuple):
+  """What a method may know of the training set when it starts.
+
+  index: i32[n], as in the batches, unique. label: i32[n], f32[n] or f32[n, C]. batch_size: rows a
+  step. steps: of the whole run, all players together.
+  """
+
+  index: Any
+  label: Any
+  batch_size: int
+  steps: int
+
+
 class Player(NamedTuple):
-  """Moves the parameters that it owns so as to lower its loss."""
+  """Moves the parameters that it owns so as to lower its loss.
+
+  optimizer: fields of config.train that are this player's own: dict(rate=5e-7, warmup=0.0), say.
+  """
 
   owns: tuple[str, ...]
   loss: Loss
+  optimizer: Mapping[str, float] = {}
 
 
-def nothing(key: Key, params: Params, data: Any) -> tuple[Params, Memory]:
+def nothing(key: Key, params: Params, data: Data) -> tuple[Params, Memory]:
   """No parameters beyond the models', no memory."""
   del key, params, data
   return {}, ()
@@ -32,12 +50,14 @@ def nothing(key: Key, params: Params, data: Any) -> tuple[Params, Memory]:
 class Method(NamedTuple):
   """Parameters that no player owns are frozen: no gradient, no optimizer, no checkpoint.
 
-  init: (key, params, data) -> (parameters to add, memory at step 0).
+  init: (key, params, data) -> (parameters to add, memory at step 0). Memory leaves are strongly
+    typed and alias no parameter: the state is donated. What is named 'bank' is split over the mesh
+    by rows.
   turn: step -> name of the player who moves; called on the host.
   """
 
   players: dict[str, Player]
-  init: Callable[[Key, Params, Any], tuple[Params, Memory]] = nothing
+  init: Callable[[Key, Params, Data], tuple[Params, Memory]] = nothing
   turn: Callable[[int], str] = lambda step: 'student'
 
 
@@ -53,3 +73,16 @@ def positive(c, *fields: str) -> None:
   for field in fields:
     if not c[field] > 0:
       raise ValueError(f'config.method.{field}={c[field]} must be above 0')
+
+
+def share(c, *fields: str) -> None:
+  """ValueError, naming the field, where a number of the config is not in 0 to 1."""
+  for field in fields:
+    if not 0 <= c[field] <= 1:
+      raise ValueError(f'config.method.{field}={c[field]} must be from 0 to 1')
+
+
+def same_ids(name: str, env) -> None:
+  """ValueError where teacher and student read different ids: no one text is for both."""
+  if env.mismatch:
+    raise ValueError(f'{name} writes one text for teacher and student, but {env.mismatch}')

@@ -28,7 +28,8 @@ def _rewritten(rng, **changes):
   batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
   method = methods.get('augpro')(tiny.fields('augpro', **changes), env)
   key = jax.random.key(int(rng.integers(1 << 30)))
-  loss, (_, metrics) = jax.jit(method.players['student'].loss)(params, (), batch, key)
+  _, memory = method.init(key, params, None)
+  loss, (_, metrics) = jax.jit(method.players['student'].loss)(params, memory, batch, key)
   jax.effects_barrier()
   return batch, seen[-1], jax.device_get(metrics), float(loss)
 
