@@ -39,6 +39,90 @@ def fgsm(gap_fn: Callable[[Array], Array], e_BLD: Array, epsilon: float) -> Arra
   return jax.lax.stop_gradient(e_BLD + epsilon * jnp.sign(gradient))
 
 
+def ascend(
+  gap_fn: Callable[[Array], Array],
+  e_BLD: Array,
+  rate: float,
+  steps: int,
+  where: Array | None = None,
+  cap: float | None = None,
+  bounds: tuple[float, float] | None = None,
+) -> Array:
+  """Plain gradient ascent up the gap, e <- e + rate * d gap / d e: no sign, no normalisation.
+
+  The backward pass of Jafari, Rezagholizadeh, Ghodsi (2023). Steps grow with the gap, so that the
+  path can diverge: hence `cap`.
+
+  Args:
+    gap_fn: e [B, ...] -> one number per example [B], examples independent of each other.
+    e_BLD: embeddings [B, L, D], or images [B, H, W, C].
+    where: bool over leading axes, [B, L] say: what may move. The rest stays bit for bit.
+    cap: largest L2 norm of an example's displacement; each step ends with the projection onto it.
+    bounds: (low, high), to which each step clips (after the cap, which holds as long as the
+      start is within bounds).
+
+  Returns:
+    f32, shaped as `e_BLD`, no gradient attached.
+  """
+  start = jax.lax.stop_gradient(e_BLD).astype(jnp.float32)
+  free = jnp.asarray(True) if where is None else where
+  free = free.reshape(free.shape + (1,) * (start.ndim - free.ndim))
+  gradient = jax.grad(lambda e: gap_fn(e).sum())
+
+  def step(_, e):
+    e = e + rate * jnp.where(free, gradient(e), 0.0)
+    if cap is not None:
+      moved = e - start
+      norm = jnp.sqrt(jnp.square(moved).sum(tuple(range(1, e.ndim)), keepdims=True))
+      e = jnp.where(norm > cap, start + moved * (cap / norm), e)
+    if bounds is not None:
+      e = jnp.clip(e, *bounds)
+    return jnp.where(free, e, start)
+
+  return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, step, start))
+
+
+def _gumbel_scores(logits: Array, key_or_noise: Array) -> Array:
+  """log_softmax(logits) + Gumbel noise, whose argmax is a draw from softmax(logits)."""
+  if jnp.issubdtype(key_or_noise.dtype, jax.dtypes.prng_key):
+    # 0 and 1 are as rare as float32 has them, and the 1e-20 below keep them finite.
+    key_or_noise = jax.random.uniform(key_or_noise, logits.shape, jnp.float32)
+  elif key_or_noise.shape != logits.shape:
+    # A raw uint32 key comes here too.
+    raise ValueError(
+      f'neither jax.random.key(...) nor uniform noise of shape {logits.shape}: '
+      f'{key_or_noise.dtype} {key_or_noise.shape}'
+    )
+  uniform = key_or_noise.astype(jnp.float32)
+  gumbel = -jnp.log(-jnp.log(uniform + 1e-20) + 1e-20)
+  return jax.nn.log_softmax(logits.astype(jnp.float32)) + gumbel
+
+
+def gumbel_one_hot(logits: Array, key_or_noise: Array, temperature: float = 1.0) -> Array:
+  """Straight-through Gumbel-softmax, Jang et al. (2017), arXiv:1611.01144.
+
+  Forward: the one-hot of a draw from softmax(logits), exactly 0 and 1, at any temperature.
+  Backward: that of softmax((log_softmax(logits) + gumbel) / temperature).
+
+  Args:
+    logits: [..., V].
+    key_or_noise: a key of jax.random.key, or uniform draws in [0, 1) shaped as `logits`.
+
+  Returns:
+    f32[..., V].
+  """
+  scores = _gumbel_scores(logits, key_or_noise)
+  soft = jax.nn.softmax(scores / temperature)
+  hard = jax.nn.one_hot(scores.argmax(-1), logits.shape[-1], dtype=jnp.float32)
+  # The bracket is 0 forward, so nothing is rounded, and carries the gradient backward.
+  return hard + (soft - jax.lax.stop_gradient(soft))
+
+
+def gumbel_ids(logits: Array, key_or_noise: Array) -> Array:
+  """The ids i32[...] that `gumbel_one_hot` picks with the same key, where no gradient is needed."""
+  return _gumbel_scores(logits, key_or_noise).argmax(-1).astype(jnp.int32)
+
+
 def nearest_token(
   e_BLD: Array,
   table_VD: Array,

@@ -1,6 +1,7 @@
 """Losses: pure functions, one number per example, any float dtype in, float32 inside and out.
 
-Shapes: B batch, C classes. Every function returns f32[B]; the caller takes the mean.
+Shapes: B batch, C classes, E projection, K negatives. Every loss returns f32[B]; the caller takes
+the mean.
 """
 
 import jax
@@ -72,3 +73,63 @@ def squared_gap(student: Array, teacher: Array) -> Array:
   """Squared error, summed over outputs [B, C] (scores, or logits)."""
   student, teacher = _f32(student, teacher)
   return jnp.square(student - teacher).sum(-1)
+
+
+def unit(x: Array) -> Array:
+  """Rows (last axis) of L2 norm 1, in float32; 0 stays 0, with the identity as its gradient."""
+  x = x.astype(jnp.float32)
+  # Squares neither overflow nor vanish. The scale cancels, so it carries no gradient.
+  top = jax.lax.stop_gradient(jnp.abs(x).max(-1, keepdims=True))
+  x = x / jnp.where(top == 0, 1.0, top)
+  return x * jax.lax.rsqrt(jnp.where(top == 0, 1.0, jnp.square(x).sum(-1, keepdims=True)))
+
+
+def info_nce(
+  anchor_BE: Array, positive_BE: Array, negatives_BKE: Array, temperature: float
+) -> Array:
+  """-log(exp(s_0 / t) / sum_k exp(s_k / t)), s_0 = <anchor, positive>, s_k = <anchor, negative k>.
+
+  van den Oord et al. (2018), arXiv:1807.03748; CoDIR's objective, arXiv:2009.14167. The positive is
+  in the denominator. Plain inner products: the caller normalises (`unit`).
+  """
+  anchor_BE, positive_BE = _f32(anchor_BE, positive_BE)
+  if negatives_BKE.ndim != 3 or negatives_BKE.shape[::2] != anchor_BE.shape:
+    raise ValueError(f'negatives {negatives_BKE.shape} are not [B, K, E] of {anchor_BE.shape}')
+  negatives_BKE = negatives_BKE.astype(jnp.float32)
+  # t is small: what fewer bits leave behind is multiplied by 1 / t.
+  positive_B = (anchor_BE * positive_BE).sum(-1)
+  negative_BK = jnp.einsum('be,bke->bk', anchor_BE, negatives_BKE, precision='highest')
+  score_BK1 = jnp.concatenate([positive_B[:, None], negative_BK], 1) / temperature
+  return jax.nn.logsumexp(score_BK1, axis=1) - score_BK1[:, 0]
+
+
+def in_batch_nce(anchor_BE: Array, positive_BE: Array, temperature: float) -> Array:
+  """InfoNCE on cosines; an anchor's negatives are the other rows of `positive_BE`.
+
+  CILDA, arXiv:2204.07674, with the teacher as anchor and the student as positive. One direction
+  only. The value depends on B: log B where all rows are equal.
+  """
+  anchor_BE, positive_BE = (unit(x) for x in _f32(anchor_BE, positive_BE))
+  score_BB = jnp.matmul(anchor_BE, positive_BE.T, precision='highest') / temperature
+  return jax.nn.logsumexp(score_BB, axis=1) - jnp.diagonal(score_BB)
+
+
+def bank_nce(log_p_BK1: Array, n: int, epsilon: float = 1e-7) -> Array:
+  """CRD's NCE, Tian et al. (2020), arXiv:1910.10699, as the released code of CoDIR has it.
+
+  -log(p_0 / (p_0 + c + epsilon)) - sum_k log(c / (p_k + c + epsilon)), with c = K / n.
+
+  Args:
+    log_p_BK1: [B, 1 + K], score - log Z; column 0 is the positive. Logs, since exp(score)
+      overflows in half precision.
+    n: rows of the bank.
+  """
+  if log_p_BK1.ndim != 2 or log_p_BK1.shape[1] < 2:
+    raise ValueError(f'expected [B, 1 + K] with K of 1 or more, got {log_p_BK1.shape}')
+  K = log_p_BK1.shape[1] - 1
+  c = K / n
+  odds_BK1 = log_p_BK1.astype(jnp.float32) - jnp.log(c + epsilon)
+  # log(p / (p + c')) = -softplus(log c' - log p), and c / (p + c') = (c / c') * c' / (p + c').
+  missed_B = jax.nn.softplus(-odds_BK1[:, 0])
+  mistaken_B = jax.nn.softplus(odds_BK1[:, 1:]).sum(1)
+  return missed_B + mistaken_B + K * jnp.log1p(epsilon / c)

@@ -1,12 +1,14 @@
 """Mixing, perturbing, projecting: against hand-worked tables and brute force.
 
-The table of five rows and the numbers with it were computed with numpy, apart from this code.
+The table of five rows and the numbers with it were computed with numpy, apart from this code; the
+Gumbel numbers by the MATE-KD helper functions (huawei-noah/KD-NLP) in float64.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from kdjax import augment, losses
 
@@ -21,6 +23,8 @@ MIXED = [  # pair, lambda, nearest by l2, dot, cos
   ((1, 4), 0.5, 0, 1, 3),
   ((1, 4), 0.3, 0, 2, 2),
 ]
+LOGITS = np.array([[1, 2, 0, -1], [0.5, 0.5, 0.5, -3]])
+UNIFORM = np.array([[0.9, 0.2, 0.5, 0.7], [0.1, 0.6, 0.3, 0.99]])
 
 
 def _brute(queries, table, allowed, metric='l2', forbidden=None):
@@ -155,3 +159,219 @@ def test_where_the_models_agree_nothing_moves(rng):
 def test_no_gradient_flows_through_a_perturbation():
   grad = jax.grad(lambda e: augment.fgsm(lambda x: (x**2).sum((1, 2)), e, 0.1).sum())
   np.testing.assert_array_equal(grad(jnp.ones((1, 2, 3))), 0)
+
+
+def test_a_straight_through_sample_gives_the_numbers_of_mate_kd():
+  E = np.arange(0.1, 0.85, 0.1, np.float32).reshape(4, 2)
+  cotangent = np.array([[1, -2], [0.5, 3]], np.float32)
+  # Not the argmax of the logits, which is 1, and a tie.
+  one_hot = augment.gumbel_one_hot(jnp.asarray(LOGITS), UNIFORM)
+  np.testing.assert_array_equal(one_hot, np.eye(4)[[0, 3]])
+  out, back = jax.vjp(lambda z: augment.gumbel_one_hot(z, UNIFORM) @ E, jnp.asarray(LOGITS))
+  np.testing.assert_allclose(out, [[0.1, 0.2], [0.7, 0.8]], rtol=1e-6)
+  (grad,) = back(jnp.asarray(cotangent))
+  want = [
+    [0.05049907, -0.01895270, -0.01473520, -0.01681118],
+    [-0.09903831, -0.22636375, -0.00267503, 0.32807709],
+  ]
+  np.testing.assert_allclose(grad, want, atol=5e-7)
+  np.testing.assert_allclose(np.asarray(grad).sum(1), 0, atol=1e-6)
+
+
+def test_the_backward_pass_is_that_of_the_soft_sample():
+  soft = [
+    [0.78502398, 0.13969507, 0.04389761, 0.03138335],
+    [0.06974257, 0.31436990, 0.13338192, 0.48250561],
+  ]
+  jacobian = jax.jacrev(lambda z: augment.gumbel_one_hot(z, UNIFORM))(jnp.asarray(LOGITS))
+  for i, y in enumerate(np.array(soft)):
+    np.testing.assert_allclose(jacobian[i, :, i], np.diag(y) - np.outer(y, y), atol=1e-6)
+    np.testing.assert_array_equal(jacobian[i, :, 1 - i], 0)
+
+
+@pytest.mark.parametrize('temperature', [0.3, 1.0, 4.0])
+def test_the_temperature_acts_on_the_backward_pass_alone(rng, temperature):
+  z, U = rng.normal(0, 2, (6, 5)), rng.uniform(0.01, 0.99, (6, 5))
+  scores = special.log_softmax(z, 1) - np.log(-np.log(U))
+  y = special.softmax(scores / temperature, 1)
+  g = rng.normal(size=(6, 5))
+  out, back = jax.vjp(lambda z: augment.gumbel_one_hot(z, U, temperature), jnp.asarray(z))
+  np.testing.assert_array_equal(out, np.eye(5)[scores.argmax(1)])
+  want = y * (g - (y * g).sum(1, keepdims=True)) / temperature
+  np.testing.assert_allclose(back(jnp.asarray(g, jnp.float32))[0], want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_a_sample_is_exactly_one_hot_and_its_id_needs_no_one_hot(rng, dtype):
+  logits = jnp.asarray(rng.normal(0, 3, (7, 11, 1000)), dtype)
+  key = jax.random.key(rng.integers(2**31))
+  with jax.numpy_dtype_promotion('strict'):
+    ids = augment.gumbel_ids(logits, key)
+    assert ids.dtype == jnp.int32 and ids.shape == (7, 11)
+    for temperature in (0.1, 1.0, 5.0):
+      got = augment.gumbel_one_hot(logits, key, temperature)
+      assert got.dtype == jnp.float32
+      np.testing.assert_array_equal(got, np.eye(1000)[ids])
+  np.testing.assert_array_equal(jax.jit(augment.gumbel_one_hot)(logits, key), np.eye(1000)[ids])
+
+
+def test_samples_follow_the_softmax_of_the_logits(rng):
+  z = rng.normal(0, 1, 6)
+  N = 40_000
+  key = jax.random.key(rng.integers(2**31))
+  rows = jnp.broadcast_to(jnp.asarray(z)[None], (N, 6))
+  counts = np.bincount(augment.gumbel_ids(rows, key), minlength=6)
+  assert stats.chisquare(counts, N * special.softmax(z)).pvalue > 1e-6
+  # By way of the one-hots, at another temperature and with another key.
+  other = augment.gumbel_one_hot(rows, jax.random.key(rng.integers(2**31)), 0.2)
+  counts = np.asarray(other).sum(0).astype(np.float64)
+  assert stats.chisquare(counts, N * special.softmax(z)).pvalue > 1e-6
+
+
+def test_noise_at_the_ends_of_its_range_stays_finite():
+  U = jnp.array([[0.0, 1.0, 0.5], [0.0, 0.0, 0.0]])
+  out, back = jax.vjp(lambda z: augment.gumbel_one_hot(z, U), jnp.zeros((2, 3)))
+  np.testing.assert_array_equal(out, np.eye(3)[[1, 0]])
+  assert np.isfinite(back(jnp.ones((2, 3)))[0]).all()
+
+
+def test_noise_of_another_shape_is_refused():
+  for wrong in (jnp.zeros((1, 4)), jax.random.PRNGKey(0)):
+    with pytest.raises(ValueError, match='neither'):
+      augment.gumbel_one_hot(jnp.asarray(LOGITS), wrong)
+
+
+def _quadratic(rng, shape):
+  """A gap |M x|^2 per example, and its closed-form ascent in float64."""
+  size = int(np.prod(shape[1:]))
+  M = rng.normal(0, 1, (size, size)) / np.sqrt(size)
+
+  def gap(x):
+    return jnp.square(x.reshape(x.shape[0], -1) @ M.T.astype(np.float32)).sum(1)
+
+  def ascended(x, rate, steps):
+    grow = np.linalg.matrix_power(np.eye(size) + 2 * rate * M.T @ M, steps)
+    return (x.reshape(len(x), -1) @ grow.T).reshape(x.shape)
+
+  return gap, ascended
+
+
+def test_ascent_on_linear_maps_is_the_hand_worked_one():
+  A, B = jnp.array([[1.0, 2.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [0.0, 0.5]])
+
+  def gap(x_BD):
+    return losses.squared_gap(x_BD @ B.T, x_BD @ A.T)
+
+  start = jnp.ones((1, 2))
+  for steps, x, D in (
+    (0, 1, 4.25),
+    (1, 1.425, 8.630156),
+    (2, 2.030625, 17.524611),
+    (3, 2.893641, 35.585913),
+  ):
+    got = augment.ascend(gap, start, 0.05, steps)
+    np.testing.assert_allclose(got, [[1, x]], rtol=1e-6)
+    np.testing.assert_allclose(gap(got), [D], rtol=1e-6)
+
+
+@pytest.mark.parametrize('shape', [(3, 4, 5), (2, 3, 3, 2), (4, 6)])
+def test_ascent_on_any_shape_is_the_closed_form(rng, shape):
+  gap, ascended = _quadratic(rng, shape)
+  x = rng.normal(size=shape)
+  got = augment.ascend(gap, jnp.asarray(x), 0.1, 4)
+  np.testing.assert_allclose(got, ascended(x, 0.1, 4), rtol=1e-4, atol=1e-4)
+
+
+def test_ascent_stays_where_there_is_no_gap_or_no_rate(rng):
+  gap, _ = _quadratic(rng, (2, 3, 4))
+  e = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+  np.testing.assert_array_equal(augment.ascend(gap, e, 0.0, 3, cap=1.0), e)
+  np.testing.assert_array_equal(augment.ascend(gap, e, 0.5, 0), e)
+  np.testing.assert_array_equal(
+    augment.ascend(lambda x: losses.squared_gap(x[:, 0], x[:, 0]), e, 5.0, 3), e
+  )
+
+
+def test_a_small_step_gains_the_squared_gradient(rng):
+  gap, _ = _quadratic(rng, (2, 3, 4))
+  e = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+  squared = np.square(jax.grad(lambda x: gap(x).sum())(e)).sum((1, 2))
+  gain = gap(augment.ascend(gap, e, 1e-3, 1)) - gap(e)
+  np.testing.assert_allclose(gain, 1e-3 * squared, rtol=0.05)
+
+
+@pytest.mark.parametrize('options', [{}, dict(cap=0.3), dict(bounds=(-1.0, 1.0))])
+def test_what_may_not_move_stays_bit_for_bit(rng, options):
+  gap, _ = _quadratic(rng, (3, 4, 5))
+  e = rng.normal(0, 2, (3, 4, 5)).astype(np.float32)
+  e[0] = -0.0
+  where = rng.random((3, 4)) < 0.5
+  where[0, 0], where[1, 0], where[2, 0] = False, True, False
+  got = np.asarray(augment.ascend(gap, jnp.asarray(e), 0.1, 3, jnp.asarray(where), **options))
+  np.testing.assert_array_equal(got[~where].view(np.int32), e[~where].view(np.int32))
+  assert (got[where] != e[where]).any(-1)[where.nonzero()[0] > 0].all()
+
+
+def test_what_may_not_move_still_counts_in_the_gap(rng):
+  # The gap of two tokens is their product: the free one moves by the value of the other.
+  e = jnp.asarray(rng.normal(size=(2, 2, 3)), jnp.float32)
+  where = jnp.array([[True, False], [False, True]])
+  got = augment.ascend(lambda x: (x[:, 0] * x[:, 1]).sum(1), e, 0.1, 2, where)
+  np.testing.assert_allclose(got[0, 0], e[0, 0] + 0.2 * e[0, 1], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(got[1, 1], e[1, 1] + 0.2 * e[1, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_cap_bounds_each_examples_displacement(rng):
+  gap, ascended = _quadratic(rng, (4, 3, 5))
+  x = rng.normal(size=(4, 3, 5))
+  x[3] *= 1e-5  # one that never reaches the cap
+  got = augment.ascend(gap, jnp.asarray(x), 0.5, 3, cap=0.25)
+  norm = np.sqrt(np.square(got - x.astype(np.float32)).sum((1, 2)))
+  np.testing.assert_allclose(norm[:3], 0.25, rtol=1e-4)
+  np.testing.assert_allclose(got[3], ascended(x, 0.5, 3)[3], rtol=1e-3, atol=1e-8)
+  # One step: the free one, cut to length.
+  free = ascended(x, 0.5, 1) - x
+  length = np.sqrt(np.square(free).sum((1, 2), keepdims=True))
+  want = x + free * np.minimum(1, 0.25 / length)
+  np.testing.assert_allclose(augment.ascend(gap, jnp.asarray(x), 0.5, 1, cap=0.25), want, rtol=1e-4)
+
+
+def test_the_cap_is_spent_on_what_may_move(rng):
+  # Gradients equal everywhere: half of an example's displacement would be lost on fixed tokens.
+  e = jnp.asarray(rng.normal(size=(2, 4, 3)), jnp.float32)
+  where = jnp.array([[True, False, True, False], [False, False, False, True]])
+  got = augment.ascend(lambda x: x.sum((1, 2)), e, 1.0, 3, where, cap=0.5)
+  norm = np.sqrt(np.square(got - e).sum((1, 2)))
+  np.testing.assert_allclose(norm, 0.5, rtol=1e-5)
+
+
+def test_a_cap_is_on_all_of_an_image(rng):
+  gap, _ = _quadratic(rng, (2, 4, 4, 3))
+  image = jnp.asarray(rng.random((2, 4, 4, 3)), jnp.float32)
+  where = jnp.asarray(rng.random((2, 4)) < 0.5).at[:, 0].set(True)
+  got = augment.ascend(gap, image, 2.0, 2, where, cap=0.1, bounds=(0.0, 1.0))
+  assert (jnp.sqrt(jnp.square(got - image).sum((1, 2, 3))) <= 0.1 * (1 + 1e-5)).all()
+  np.testing.assert_array_equal(got[~where], image[~where])
+
+
+def test_bounds_hold_after_each_step():
+  # x grows by x: 0.4, 0.8, then 1 instead of 1.6, then 1 again; the other one falls to -0.5.
+  e = jnp.array([[0.4, -0.3]])
+  got = [
+    augment.ascend(lambda x: jnp.square(x).sum(1), e, 0.5, n, bounds=(-0.5, 1.0)) for n in (1, 2, 3)
+  ]
+  np.testing.assert_allclose(got, [[[0.8, -0.5]], [[1, -0.5]], [[1, -0.5]]], rtol=1e-6)
+
+
+def test_ascent_is_float32_and_has_no_gradient(rng):
+  e = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.bfloat16)
+
+  def moved(e, scale):
+    return augment.ascend(lambda x: scale * jnp.square(x).sum((1, 2)), e, 0.1, 2, cap=1.0)
+
+  with jax.numpy_dtype_promotion('strict'):
+    assert moved(e, 1.0).dtype == jnp.float32
+  grads = jax.grad(lambda e, s: moved(e, s).sum(), (0, 1))(e.astype(jnp.float32), 1.0)
+  for grad in grads:
+    np.testing.assert_array_equal(grad, 0)
+  np.testing.assert_array_equal(jax.jit(moved)(e, 1.0).shape, e.shape)
