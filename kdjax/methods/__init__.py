@@ -9,7 +9,9 @@ from collections.abc import Callable
 def names() -> list[str]:
   """Every method there is."""
   files = pathlib.Path(__file__).parent.glob('*.py')
-  return sorted(f.stem for f in files if f.stem not in ('__init__', 'base', 'blend', 'masking'))
+  return sorted(
+    f.stem for f in files if f.stem not in ('__init__', 'base', 'blend', 'layers', 'masking')
+  )
 
 
 def get(name: str) -> Callable:
