@@ -1,0 +1,35 @@
+"""Backward-pass KD: samples that climb the gap of student and teacher, learned beside the text.
+
+python -m kdjax.main --config=configs/backward_kd.py[:task] --workdir=DIR
+"""
+
+from configs import common
+
+
+def methods() -> dict:
+  """By name: what --config.compare can name."""
+  return dict(
+    backward_kd=dict(
+      name='backward_kd',
+      hard=1.0,  # weights: gold label, teacher on the text, teacher on the samples
+      soft=1.0,
+      augmented=1.0,
+      hard_new=0.0,  # gold label on the samples
+      temperature=1.0,
+      also={},  # a term on hidden states beside it: see configs/augpro_codir.py
+      rate=0.05,  # of the ascent on the teacher's word embeddings, times the gradient as it is
+      steps=3,  # of the ascent
+      cap=2.0,  # largest L2 norm of an example's displacement, in the units of the table
+      map='residual',  # student reads E_S[x] + Q (z - E_T[x]); 'replace': Q z; 'same': Q = 1
+      ridge=1e-4,  # of the fit of Q, as a share of the mean diagonal of W_T W_T^T
+      round=1.0,  # epochs from one student to climb against to the next
+      first_round=0.0,  # share of the samples' weights in the first round; 0: no samples yet
+    )
+  )
+
+
+def get_config(task: str = ''):
+  """The whole config."""
+  c = common.config(task, 'backward_kd')
+  c.compare = 'finetune,kd'
+  return c

@@ -1,0 +1,32 @@
+"""Token replacement: tokens exchanged for near or likely ones; the teacher labels the new text.
+
+python -m kdjax.main --config=configs/token_replace.py[:task] --workdir=DIR
+"""
+
+from configs import common
+
+
+def methods() -> dict:
+  """By name: what --config.compare can name."""
+  near = dict(
+    name='token_replace',
+    kind='nearest',  # in the teacher's word table; mlm: by a masked language model
+    generator=False,  # True, for mlm: load config.generator
+    hard=1.0,  # weights: gold label, teacher on the text, teacher on the new text
+    soft=1.0,
+    augmented=1.0,
+    hard_new=0.0,  # gold label on the new text
+    temperature=1.0,
+    also={},  # a term on hidden states beside it: see configs/augpro_codir.py
+    portion=0.4,  # probability that an ordinary token is replaced
+    candidates=15,  # of which one is drawn, each as likely
+  )
+  mlm = near | dict(kind='mlm', generator=True)
+  return dict(token_replace=near, token_replace_mlm=mlm)
+
+
+def get_config(task: str = ''):
+  """The whole config."""
+  c = common.config(task, 'token_replace')
+  c.compare = 'finetune,kd'
+  return c
