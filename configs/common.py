@@ -20,6 +20,7 @@ def config(task: str, method: str) -> ConfigDict:
   c.data = _data()
   c.teacher = _teacher()
   c.student = _student()
+  c.generator = _generator()
   c.train = _train()
   c.eval = ConfigDict(dict(batch_size=64, model='', split=''))
   c.export = ConfigDict(dict(dir=''))
@@ -88,6 +89,22 @@ def _student() -> ConfigDict:
   c.width = 0  # random: sizes; 0: the teacher's
   c.heads = 0
   c.ffn = 0
+  return c
+
+
+def _generator() -> ConfigDict:
+  """The masked language model of methods with generator=True: mate_kd and its kin."""
+  c = ConfigDict()
+  c.init = 'teacher'  # as config.teacher.init; 'random'; 'minilm', or a HuggingFace folder or id
+  c.layers = 2  # its first ones are trained, the rest left out; 0: all
+  c.width = 0  # random: sizes; 0: the teacher's
+  c.heads = 0
+  c.ffn = 0
+  c.finetune = True  # as a masked LM on the train split first; False: init is one, taken whole
+  c.epochs = 4.0
+  c.steps = 0  # 0: by epochs
+  c.rate = 5e-4  # for two layers of 384
+  c.fresh_head = False  # finetune=False: let a head that init lacks be random, and write noise
   return c
 
 

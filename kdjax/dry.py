@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdjax import env, jobs, train
+from kdjax import env, runs, train
 
 
 def show(plan: env.Plan, rows: int = 3) -> None:
@@ -17,13 +17,16 @@ def show(plan: env.Plan, rows: int = 3) -> None:
       f'  {name}: {len(length)} rows, tokens (50, 90, 100 %): {quantiles}; {full:.1%} at max_length'
       f'{_balance(data.label, spec)}'
     )
-  print('\nrows as the student reads them:')
+  roles = ('teacher', 'student', 'generator')
+  models = {name: getattr(plan, name) for name in roles if getattr(plan, name)}
+  reader = 'student' if plan.student else 'generator'
+  print(f'\nrows as the {reader} reads them:')
   data = plan.data['train']
   for i in range(min(rows, len(data.index))):
     ids = data.tokens.tokens[i, : data.tokens.length[i]]
-    print(f'  {_label(data.label[i], spec)}: {plan.student.tokenizer.decode(ids)}')
+    print(f'  {_label(data.label[i], spec)}: {models[reader].tokenizer.decode(ids)}')
   print('\nmodels:')
-  for name, model in (('teacher', plan.teacher), ('student', plan.student)):
+  for name, model in models.items():
     config = model.config
     print(
       f'  {name}: {config.model_type}, {config.num_hidden_layers} layers x {config.hidden_size}, '
@@ -32,18 +35,14 @@ def show(plan: env.Plan, rows: int = 3) -> None:
   if plan.env.mismatch:
     print(f'  tokenizers differ: {plan.env.mismatch}')
   print('\nruns:')
-  total, per_epoch = train.total_steps(c.train, len(data.index))
-  if c.teacher.finetune:
-    steps = train.total_steps(jobs.fields(c, 'teacher'), len(data.index))[0]
-    _line('teacher', steps, per_epoch, plan)
-  for name in jobs.names(c):
-    _line(name, total, per_epoch, plan)
+  for name in runs.order(c):
+    _line(name, *train.total_steps(runs.fields(c, name), len(data.index)), plan)
   print(f'\ndevices: {plan.mesh.shape["data"]} x {plan.mesh.devices.flat[0].device_kind}')
 
 
 def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
   where = plan.workdir / name
-  state = 'finished, would be reused' if jobs.done(where) else f'{steps} steps'
+  state = 'finished, would be reused' if runs.done(where) else f'{steps} steps'
   print(f'  {name}: {state}, {steps / per_epoch:.2f} epochs of {per_epoch} -> {where}')
 
 

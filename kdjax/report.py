@@ -65,12 +65,33 @@ def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
   write_json(workdir / 'results.json', rows)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
   print(f'\n{text}\n')
-  for name in rows:
+  _where([*rows, 'generator'], workdir)
+  return text
+
+
+def guesses(result: dict, workdir: pathlib.Path) -> dict[str, dict]:
+  """Print what a masked language model learned, before and after; keep it as `table` does."""
+  split, before, after = (result[k] for k in ('split', 'before', 'metrics'))
+  rows = dict(generator={'parameters': result['parameters'], 'before': before, split: after})
+  head = [f'generator, {result["parameters"] / 1e6:.1f} M', *(f'{split} {k}' for k in after)]
+  lines = [
+    [name, *(f'{v:.4f}' if v < 1 else f'{v:.1f}' for v in scores.values())]
+    for name, scores in (('untrained', before), ('trained', after))
+  ]
+  text = markdown(head, lines)
+  write_json(workdir / 'results.json', rows)
+  (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
+  print(f'\n{text}\n')
+  _where(rows, workdir)
+  return rows
+
+
+def _where(names, workdir: pathlib.Path) -> None:
+  for name in names:
     where = workdir / name / 'model'
     if where.is_dir():
       print(f'{name:>12}: {where}')
   print(f'{"also":>12}: {workdir}/results.json, config.json, versions.json, */log.jsonl')
-  return text
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
@@ -89,20 +110,21 @@ def card(plan, name: str, result: dict) -> str:
   """A model card: what it was made from, how, and how it scored."""
   c, spec = plan.c, plan.spec
   scores = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
-  how = 'fine-tuned' if name == 'teacher' else f'distilled by {name}'
+  alone = name == 'generator'
+  how = dict(teacher='fine-tuned', generator='masked language model')
   lines = [
     '---',
     'library_name: transformers',
-    'pipeline_tag: text-classification',
+    f'pipeline_tag: {"fill-mask" if alone else "text-classification"}',
     '---',
-    f'# {plan.workdir.name}: {spec.name}, {how}',
+    f'# {plan.workdir.name}: {spec.name}, {how.get(name, f"distilled by {name}")}',
     '',
     f'- data: {len(plan.data["train"].index)} training rows. {plan.text.origin}',
-    f'- teacher: {c.teacher.init}',
+    f'- start: {c.generator.init} ({c.teacher.init})' if alone else f'- teacher: {c.teacher.init}',
     f'- parameters: {result["parameters"]:,}',
     f'- {result["split"]}: {scores} (seed {c.seed}, step {result["best_step"]} of '
     f'{result["steps"]}, chosen on this split)',
-    f'- classes: {", ".join(spec.labels) or "one score"}',
+    *([] if alone else [f'- classes: {", ".join(spec.labels) or "one score"}']),
     '',
     f'Made by kdjax {importlib.metadata.version("kdjax")}.',
   ]

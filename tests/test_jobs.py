@@ -150,7 +150,7 @@ def test_a_dry_run_trains_and_writes_nothing(rng, tmp_path, capsys):
 def test_every_config_runs_two_steps(rng, tmp_path, name):
   c = toy.config(name, tmp_path, rng, **{'train.steps': 2, 'teacher.steps': 2, 'compare': ''})
   rows = jobs.run(jobs.prepare(c, tmp_path / 'work'))
-  assert set(rows) == {'teacher', name}
+  assert set(rows) == ({'generator'} if name == 'mlm' else {'teacher', name})
 
 
 def test_class_level_distillation_works_across_tokenizers(rng, tmp_path):
@@ -181,7 +181,7 @@ def test_bad_input_is_named_before_training(rng, tmp_path):
   bad("task 'sst3' is none of docs, own, cola", **{'task.name': 'sst3'})
   bad("no column 'review'.*'text', 'label'", **{'data.text': 'review'})
   bad('nowhere.csv', **{'data.train': str(tmp_path / 'nowhere.csv')})
-  bad('config.compare names kdd: none of augpro', compare='kdd')
+  bad('config.compare names kdd: none of .*augpro', compare='kdd')
   bad('must be at least 1', **{'train.batch_size': 0})
   bad('96 training rows do not fill one batch of 128', **{'train.batch_size': 128})
   bad("layers like 0,3,5|pick 'middle'", **{'student.pick': 'middle'})

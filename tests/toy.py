@@ -84,6 +84,7 @@ def config(method: str, folder: pathlib.Path, rng: np.random.Generator, **change
   c.teacher.init = str(model(folder / 'base'))
   c.teacher.steps = 4
   c.student.layers = 1
+  c.generator.update(dict(layers=1, steps=4))
   c.train.update(dict(batch_size=16, steps=4, eval_every=2, log_every=2, tensorboard=False))
   c.eval.batch_size = 16
   c.update_from_flattened_dict(changes)

@@ -22,17 +22,24 @@ def capacity(length: int, rho: float, slack: float) -> int:
   return min(length, int(-(-wanted // 1)))
 
 
-def hide(key: Array, maskable_BL: Array, rho: float, capacity: int) -> tuple[Array, Array, Array]:
+def hide(
+  key_or_noise: Array, maskable_BL: Array, rho: float, capacity: int
+) -> tuple[Array, Array, Array]:
   """Draw the places to hide: each maskable one with probability rho, at most K a row.
 
   Of more than K, K are kept at random: the end of a text is hidden as often as its beginning.
+
+  Args:
+    key_or_noise: a key of jax.random.key, or uniform draws f32[B, L] in [0, 1).
 
   Returns:
     positions i32[B, K]: the kept places in ascending order, then L (out of range) in unused slots;
     hidden bool[B, L]: the same places; overflow i32[]: places drawn but not kept, of the batch.
   """
   L = maskable_BL.shape[1]
-  u_BL = jax.random.uniform(key, maskable_BL.shape)
+  u_BL = key_or_noise
+  if jnp.issubdtype(u_BL.dtype, jax.dtypes.prng_key):
+    u_BL = jax.random.uniform(u_BL, maskable_BL.shape)
   drawn_BL = maskable_BL & (u_BL < rho)
   # Given u < rho, u says nothing of the place: the smallest K are a fair choice.
   order_BL = jnp.argsort(jnp.where(drawn_BL, u_BL, 2.0), axis=1).astype(jnp.int32)

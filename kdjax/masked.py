@@ -1,0 +1,60 @@
+"""How well a masked language model guesses: every row once, behind the same masks each time."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import evaluate, net, sharding
+from kdjax.data import batches
+from kdjax.methods import masking
+
+_SLACK = 6.0  # sigmas: no token that is drawn goes without a slot
+
+
+def scorer(
+  model: net.Net, mask_id: int, rho: float, batch_size: int, buckets, mesh, seed: int = 0
+) -> Callable:
+  """(params, data) -> top1 (share guessed right) and perplexity of the hidden tokens.
+
+  Each ordinary token is hidden by [MASK] with probability rho. The draws follow from the seed and
+  the row's number alone: neither the batches nor the mesh change what is asked.
+  """
+  longest = max(buckets)
+
+  def guesses(params, batch):
+    """f32[B, 3]: of each row the sum of -log p, tokens guessed right, tokens hidden."""
+    tokens = batch['tokens']
+    L = tokens.shape[1]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), batch['index'])
+    u_BL = jax.vmap(lambda key: jax.random.uniform(key, (longest,)))(keys)[:, :L]
+    room = masking.capacity(L, rho, _SLACK)
+    slots_BK, hidden_BL, _ = masking.hide(u_BL, batch['maskable'], rho, room)
+    shown = batch | dict(tokens=jnp.where(hidden_BL, mask_id, tokens))
+    states_BKD = masking.take(model(params, shown).hidden[-1], slots_BK)
+    log_p_BKV = jax.nn.log_softmax(model.decode(params, states_BKD))
+    gold_BK1 = masking.take(tokens, slots_BK)[..., None]
+    nll_BK = -jnp.take_along_axis(log_p_BKV, gold_BK1, -1)[..., 0]
+    right_BK = log_p_BKV.argmax(-1) == gold_BK1[..., 0]
+    real_BK = slots_BK < L
+    return jnp.stack([(x * real_BK).sum(1) for x in (nll_BK, right_BK, jnp.ones_like(nll_BK))], 1)
+
+  same, rows = sharding.replicated(mesh), sharding.rows(mesh)
+  run = jax.jit(guesses, in_shardings=(same, rows), out_shardings=rows)
+
+  def score(params, data: batches.Dataset) -> dict[str, float]:
+    found = evaluate.logits(run, params, data, batch_size, buckets, mesh).astype(np.float64)
+    nll, right, hidden = found.sum(0)
+    if not hidden:
+      raise ValueError(f'no token of {len(found)} rows was drawn to be hidden: raise rho={rho}')
+    return dict(top1=float(right / hidden), perplexity=float(np.exp(nll / hidden)))
+
+  return score
+
+
+def check(data: batches.Dataset, split: str) -> None:
+  """ValueError, naming the split, where there is nothing to hide."""
+  real = np.arange(data.tokens.tokens.shape[1]) < data.tokens.length[:, None]
+  if not (data.ordinary[data.tokens.tokens] & real).any():
+    raise ValueError(f'no row of {split} has an ordinary token that could be hidden')

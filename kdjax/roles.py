@@ -1,0 +1,136 @@
+"""Teacher, student and generator: what a config asks for becomes a checked model."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from kdjax import net, tasks
+from kdjax.models import hf, students
+
+
+class Model(NamedTuple):
+  """A module with what is needed to run and to save it."""
+
+  module: Any
+  config: Any
+  tokenizer: Any
+
+  @property
+  def parameters(self) -> int:
+    """Their number."""
+    return sum(p.size for p in jax.tree.leaves(net.split(self.module)[1]))
+
+
+def teacher(c, spec: tasks.Spec, finished: pathlib.Path | None = None) -> Model:
+  """The fine-tuned teacher where there is one, else what it starts from."""
+  where = _path(finished or c.teacher.init)
+  fresh = c.teacher.finetune and not finished
+  found = hf.read(where, spec.num_labels, **_knobs(c), fresh_head=fresh)
+  if found.fresh and not fresh:
+    raise ValueError(
+      f'teacher {where} has no trained classifier ({", ".join(found.fresh[:3])} missing): '
+      f'set config.teacher.finetune=True, or name a fine-tuned one'
+    )
+  if not fresh:
+    _same_order(found.config, where, spec)
+  return _classifier(found, where, c, spec)
+
+
+def student(c, spec: tasks.Spec, teacher: Model) -> Model:
+  """Cut from the teacher, random, or from a checkpoint."""
+  how = c.student
+  if how.init == 'teacher':
+    layers = how.layers
+    if how.pick[:1].isdigit():
+      if not all(part.strip().isdigit() for part in how.pick.split(',')):
+        raise ValueError(f'config.student.pick={how.pick!r}: layers by commas, like 0,3,5')
+      layers = tuple(int(part) for part in how.pick.split(','))
+    return Model(*students.cut(teacher.module, teacher.config, layers, how.pick), teacher.tokenizer)
+  if how.init == 'random':
+    made = students.random(
+      teacher.config, layers=how.layers, **_sizes(how), head='classify', **_knobs(c)
+    )
+    return Model(*made, teacher.tokenizer)
+  where = _path(how.init)
+  found = hf.read(where, spec.num_labels, fresh_head=True, **_knobs(c))
+  return _classifier(found, where, c, spec)
+
+
+def generator(c, finished: pathlib.Path | None = None) -> Model:
+  """A masked language model: the trained one where there is one, else what it starts from.
+
+  One that is to be trained may be cut to its first layers; one that is not is taken whole, and
+  must have a trained head.
+  """
+  how = c.generator
+  named = c.teacher.init if how.init in ('teacher', 'random') else how.init
+  where = _path(finished or named)
+  found = hf.read(where, head='mlm', **_knobs(c))
+  model = _readable(Model(found.module, found.config, found.tokenizer), where, c)
+  if model.tokenizer.mask_token_id is None:
+    raise ValueError(
+      f'the tokenizer of {where} has no mask token, so it is no masked language model: '
+      'name another config.generator.init'
+    )
+  if finished:
+    if found.fresh:
+      raise ValueError(f'{where} is no masked language model: {", ".join(found.fresh[:3])} missing')
+    return model
+  random = how.init == 'random'
+  if (found.fresh or random) and not (how.finetune or how.fresh_head):
+    what = 'random weights' if random else f'no masked-LM head ({", ".join(found.fresh[:3])})'
+    raise ValueError(
+      f'the generator {where} has {what}, and would write uniform noise: set '
+      'config.generator.finetune=True, name a masked language model as config.generator.init, or '
+      'ask for the noise by config.generator.fresh_head=True'
+    )
+  n = model.module.spec.layers
+  if random:
+    sizes = _sizes(how) | dict(layers=how.layers or n)
+    return Model(*students.random(model.config, **sizes, head='mlm', **_knobs(c)), model.tokenizer)
+  if not how.finetune or how.layers in (0, n):
+    return model
+  if how.layers > n:
+    raise ValueError(f'config.generator.layers={how.layers}, but {where} has {n}; 0 keeps all')
+  return Model(*students.cut(model.module, model.config, how.layers, 'first'), model.tokenizer)
+
+
+def _path(where: str | pathlib.Path) -> str:
+  return str(hf.minilm()) if where == 'minilm' else str(where)
+
+
+def _knobs(c) -> dict[str, Any]:
+  return dict(dtype=c.train.dtype, attention=c.train.attention, seed=c.seed)
+
+
+def _sizes(how) -> dict[str, int | None]:
+  return dict(width=how.width or None, heads=how.heads or None, ffn=how.ffn or None)
+
+
+def _same_order(config, where: str, spec: tasks.Spec) -> None:
+  """ValueError where a teacher's classes are the task's in another order (MNLI's often are)."""
+  names = [str(config.id2label[i]).lower() for i in range(config.num_labels)]
+  ours = [name.lower() for name in spec.labels]
+  if names != ours and sorted(names) == sorted(ours):
+    raise ValueError(
+      f'teacher {where} numbers its classes {names}, the data {ours}: every label would be taken '
+      f'for another. Reorder id2label and the rows of its classifier, or set '
+      f'config.teacher.finetune=True'
+    )
+
+
+def _classifier(found: hf.Checkpoint, where: str, c, spec: tasks.Spec) -> Model:
+  model = _readable(Model(found.module, found.config, found.tokenizer), where, c)
+  model.config.problem_type = spec.problem_type
+  return model
+
+
+def _readable(model: Model, where: str, c) -> Model:
+  """ValueError unless it has a tokenizer, and positions for the text."""
+  if model.tokenizer is None:
+    raise ValueError(f'{where} has no tokenizer files (tokenizer.json or vocab.txt)')
+  room = model.module.spec.max_length
+  if c.data.max_length > room:
+    raise ValueError(f'config.data.max_length={c.data.max_length}, but {where} reads {room} tokens')
+  return model

@@ -1,0 +1,132 @@
+"""The runs of a config: which there are, in what order, and what each was asked.
+
+A run is a folder of the workdir: teacher, generator, and each method by its name.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from kdjax import report
+
+# Fields that do not change what a run computes: a finished run stands whatever they are.
+_FREE = ('compare', 'baselines', 'eval', 'export', 'mesh')
+_FREE_TRAIN = ('log_every', 'tensorboard')
+_OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
+_METHODS = dict(teacher='finetune', generator='mlm')  # by which the models beside the student learn
+
+
+def names(c) -> list[str]:
+  """The methods of a config in order, its own last."""
+  own = c.method.name
+  wanted = [n.strip() for n in c.compare.split(',') if n.strip()]
+  unknown = [n for n in wanted if n not in c.baselines]
+  if unknown:
+    raise ValueError(
+      f'config.compare names {", ".join(unknown)}: none of {", ".join(sorted(c.baselines))}'
+    )
+  out = [n for n in dict.fromkeys(wanted) if n != own] + [own]
+  if 'mlm' in out and len(out) > 1:
+    raise ValueError(
+      f'config.compare={c.compare!r} beside method {own!r}: mlm trains a generator, no classifier, '
+      'and runs alone'
+    )
+  return out
+
+
+def order(c) -> list[str]:
+  """Every run of a config: what is trained first comes first."""
+  methods = names(c)
+  if not masked(c):
+    generator = 'generator' in cast(c) and c.generator.finetune
+    return ['teacher'] * c.teacher.finetune + ['generator'] * generator + methods
+  if not c.generator.finetune:
+    raise ValueError('config.generator.finetune=False leaves method mlm nothing to train')
+  return ['generator']
+
+
+def masked(c) -> bool:
+  """Whether a config trains a masked language model alone: no teacher, no student."""
+  return c.method.name == 'mlm'
+
+
+def cast(c) -> tuple[str, ...]:
+  """The models that a config needs."""
+  if masked(c):
+    return ('generator',)
+  generator = any(uses_generator(c, name) for name in names(c))
+  return ('teacher', 'student') + ('generator',) * generator
+
+
+def uses_generator(c, name: str) -> bool:
+  """Whether the method of this run plays with a generator."""
+  own = block(c, name)
+  return 'generator' in own and bool(own.generator)
+
+
+def block(c, name: str):
+  """The method's fields of one of the runs."""
+  name = _METHODS.get(name, name)
+  return c.method if name == c.method.name else c.baselines[name]
+
+
+def fields(c, name: str):
+  """config.train as this run has it: seed added; teacher and generator have rates of their own."""
+  own = c.train.copy_and_resolve_references()
+  with own.unlocked():
+    own.seed = c.seed
+  if name in _METHODS:
+    own.update({field: c[name][field] for field in _OWN})
+  return own
+
+
+def asked(c, name: str) -> dict[str, Any]:
+  """What decides the outcome of a run, flat: 'train.rate' -> value."""
+  tree = {k: v for k, v in c.to_dict().items() if k not in (*_FREE, 'method')}
+  tree['train'] = {k: v for k, v in tree['train'].items() if k not in _FREE_TRAIN}
+  tree['data'].pop('cache')
+  generator = tree.pop('generator')
+  if name in _METHODS:
+    tree.pop('student')
+    for field in _OWN:
+      tree['train'].pop(field)
+  if name == 'generator':
+    teacher = tree.pop('teacher')
+    if generator['init'] in ('teacher', 'random'):
+      tree['teacher'] = dict(init=teacher['init'])
+  if name != 'teacher':
+    tree['method'] = block(c, name).to_dict()
+  if name == 'generator' or (name not in _METHODS and uses_generator(c, name)):
+    tree['generator'] = generator
+    if name != 'generator' and generator['finetune']:
+      tree['mlm'] = block(c, 'mlm').to_dict()
+  return json.loads(json.dumps(_flat(tree)))  # tuples become lists, as they do on disk
+
+
+def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
+  out = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      out |= _flat(value, f'{prefix}{key}.')
+    else:
+      out[prefix + key] = value
+  return out
+
+
+def done(workdir: pathlib.Path) -> bool:
+  """Whether the run in this folder came to its end."""
+  return (workdir / 'result.json').exists() and (workdir / 'model').is_dir()
+
+
+def same(workdir: pathlib.Path, asked: dict) -> None:
+  """ValueError where the folder holds a run that was asked something else."""
+  path = workdir / 'run.json'
+  if not path.exists():
+    return
+  there = report.read_json(path)
+  differ = sorted(k for k in asked.keys() | there.keys() if asked.get(k) != there.get(k))
+  if differ:
+    some = ', '.join(f'{k}: {there.get(k)!r} there, {asked.get(k)!r} now' for k in differ[:4])
+    raise ValueError(
+      f'{workdir} holds another run ({some}): take another --workdir, or delete that folder'
+    )
