@@ -114,7 +114,10 @@ def _train() -> ConfigDict:
   c.epochs = 3.0
   c.steps = 0  # 0: by epochs
   c.rate = 3e-4  # for two layers of 384; 5e-5 suits six of 768
-  c.warmup = 0.1  # share of the steps
+  c.warmup = 0.1  # share of the turns; from 1 on, their number
+  c.from_zero = False  # the first turn's rate is 0
+  c.horizon = 'own'  # where a rate ends: a player's own turns, or all of the run's
+  c.adam = 'torch'  # or huggingface: epsilon before the bias correction, as in transformers 3
   c.decay = 0.01  # of matrices only
   c.beta1 = 0.9
   c.beta2 = 0.999

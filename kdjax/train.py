@@ -106,9 +106,10 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
   extra, memory = method.init(k_init, params, known)
   params = params | extra
   owned = {name for player in method.players.values() for name in player.owns}
-  turns = collections.Counter(method.turn(step) for step in range(total))
+  turns = collections.Counter(method.turn(step, total) for step in range(total))
   makers = {
-    name: optim.make(c, turns[name], **player.optimizer) for name, player in method.players.items()
+    name: optim.make(c, turns[name], total, **player.optimizer)
+    for name, player in method.players.items()
   }
   same = sharding.replicated(mesh)
   # A copy: the state is donated, and the caller's parameters (another run's start) must survive.
@@ -181,7 +182,7 @@ def fit(
     tqdm.tqdm(total=total, initial=begin, desc=title, unit='step', dynamic_ncols=True) as bar,
   ):
     for done, batch in enumerate(itertools.islice(stream, total - begin), begin + 1):
-      step = game.steps[method.turn(done - 1)]
+      step = game.steps[method.turn(done - 1, total)]
       state, metrics = step(state, game.frozen, sharding.put(batch, mesh), game.key)
       pending.append(metrics)
       rest = done % every == 0 or done == total

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
 from kdjax import optim
 from tests import tiny
@@ -24,7 +26,7 @@ def test_without_warm_up_the_first_step_is_the_whole_rate():
 def test_vectors_do_not_decay_and_matrices_do():
   params = dict(kernel=jnp.ones((2, 2)), bias=jnp.ones(2), scale=jnp.ones(2))
   c = tiny.train_fields(decay=0.5, rate=0.1)
-  chain = optim.make(c, 10)
+  chain = optim.make(c, 10, 10)
   updates, _ = chain.update(jax.tree.map(jnp.zeros_like, params), chain.init(params), params)
   np.testing.assert_allclose(updates['kernel'], -0.05, rtol=1e-6)
   assert (updates['bias'] == 0).all() and (updates['scale'] == 0).all()
@@ -34,7 +36,62 @@ def test_the_gradient_is_clipped_by_its_global_norm():
   # Adam forgets the scale of a first gradient: clip alone is what is seen here.
   c = tiny.train_fields(clip=1.0, decay=0.0, rate=1.0, epsilon=1e3, beta1=0.0, beta2=0.0)
   params = dict(a=jnp.zeros(2))
-  chain = optim.make(c, 10)
+  chain = optim.make(c, 10, 10)
   updates, _ = chain.update(dict(a=jnp.array([30.0, 40.0])), chain.init(params), params)
   # Clipped to (0.6, 0.8); with epsilon far larger than |g|, Adam divides by epsilon.
   np.testing.assert_allclose(-updates['a'] * 1e3, [0.6, 0.8], rtol=2e-3)
+
+
+def test_the_released_schedule_of_mate_kd():
+  # huawei-noah/KD-NLP: 2,138 turns of warm-up from 0, then down to 0 at the end of all batches.
+  T = 368_160
+  rate = optim.schedule(1.0, T, 2138, from_zero=True)
+  want = {0: 0, 1069: 0.5, 2138: 1, 200_000: (T - 200_000) / (T - 2138), T: 0}
+  np.testing.assert_allclose([rate(k) for k in want], list(want.values()), rtol=1e-5)
+  writer = optim.schedule(1.0, T, 0.0)
+  np.testing.assert_allclose([writer(j) for j in (0, 33_470)], [1, (T - 33_470) / T], rtol=1e-5)
+
+
+def test_a_horizon_of_all_steps_ends_later_than_ones_own_turns():
+  updates = []
+  for horizon in ('own', 'all'):
+    c = tiny.train_fields(rate=1.0, decay=0.0, clip=0.0, warmup=0.0, horizon=horizon)
+    chain, params = optim.make(c, 10, 110), dict(a=jnp.zeros(1))
+    state = chain.init(params)
+    for _ in range(6):
+      update, state = chain.update(dict(a=jnp.ones(1)), state, params)
+    updates.append(-float(update['a'][0]))
+  np.testing.assert_allclose(updates, [0.5, 1 - 5 / 110], rtol=1e-5)
+
+
+def test_the_clip_is_torchs():
+  clipped, _ = optax.clip_by_global_norm(5.0).update(dict(a=jnp.array([3.0, 4, 0, 12])), (), None)
+  np.testing.assert_allclose(clipped['a'], [1.153846, 1.538461, 0, 4.615384], rtol=1e-6)
+
+
+def test_the_two_adams_differ_on_a_first_tiny_gradient():
+  # By the formulas of torch's Adam and of transformers 3's AdamW: g = 1e-7, epsilon 1e-8.
+  for kind, want in (('torch', 0.909091), ('huggingface', 0.240253)):
+    c = tiny.train_fields(rate=1.0, decay=0.0, clip=0.0, warmup=0.0, adam=kind)
+    chain, params = optim.make(c, 10, 10), dict(a=jnp.zeros(1))
+    updates, _ = chain.update(dict(a=jnp.full(1, 1e-7)), chain.init(params), params)
+    np.testing.assert_allclose(-updates['a'], want, rtol=1e-4)
+
+
+def test_the_two_adams_agree_on_large_gradients(rng):
+  ours, theirs = (f(0.9, 0.999, 1e-8) for f in (optim.early_epsilon, optax.scale_by_adam))
+  params = dict(a=jnp.zeros(5))
+  states = [f.init(params) for f in (ours, theirs)]
+  for _ in range(4):
+    grads = dict(a=jnp.asarray(rng.normal(size=5), jnp.float32))
+    (one, first), (two, second) = (
+      f.update(grads, s, params) for f, s in zip((ours, theirs), states, strict=True)
+    )
+    states = [first, second]
+    np.testing.assert_allclose(one['a'], two['a'], rtol=1e-4)
+
+
+def test_a_wrong_switch_is_refused_by_name():
+  for field in ('adam', 'horizon'):
+    with pytest.raises(ValueError, match=f'config.train.{field}='):
+      optim.make(tiny.train_fields(**{field: 'x'}), 10, 10)

@@ -53,12 +53,12 @@ class Method(NamedTuple):
   init: (key, params, data) -> (parameters to add, memory at step 0). Memory leaves are strongly
     typed and alias no parameter: the state is donated. What is named 'bank' is split over the mesh
     by rows.
-  turn: step -> name of the player who moves; called on the host.
+  turn: (step, steps of the run) -> name of the player who moves; called on the host.
   """
 
   players: dict[str, Player]
   init: Callable[[Key, Params, Data], tuple[Params, Memory]] = nothing
-  turn: Callable[[int], str] = lambda step: 'student'
+  turn: Callable[[int, int], str] = lambda step, steps: 'student'
 
 
 def one_of(c, **choices: tuple[str, ...]) -> None:

@@ -67,16 +67,14 @@ def also(c, env) -> Part | None:
 def rewritten(batch: base.Batch, new: Array, sources: Array | None = None) -> View:
   """The view of new ids i32[B, L] for both models, with what was done to the text as metrics.
 
-  sources: i32[B, L, K], ids that the new one may have come from; the text's own where None.
+  sources: i32[B, L, K], ids that the new one may have come from: `third` counts those of neither.
   """
   tokens = batch['tokens']
-  sources = tokens[..., None] if sources is None else sources
   moved = new != tokens
-  third = moved & (new[..., None] != sources).all(-1)
-  metrics = dict(
-    moved=moved.sum() / jnp.maximum(batch['maskable'].sum(), 1),
-    third=third.sum() / jnp.maximum(moved.sum(), 1),
-  )
+  metrics = dict(moved=moved.sum() / jnp.maximum(batch['maskable'].sum(), 1))
+  if sources is not None:
+    third = moved & (new[..., None] != sources).all(-1)
+    metrics['third'] = third.sum() / jnp.maximum(moved.sum(), 1)
   return View(new, new, batch, moved.any(1), metrics)
 
 
@@ -86,16 +84,20 @@ def read(net, params, batch: base.Batch, x: Array, key=None):
 
 
 def distil(
-  c, env, view: Part | None = None, term: Part | None = None, teacher_dropout: bool = False
+  c,
+  env,
+  view: Part | None = None,
+  term: Part | None = None,
+  on: str = 'text',
+  teacher_dropout: bool = False,
 ) -> base.Method:
   """One player: L = hard CE(x) + soft gap(x) + augmented gap(x') + hard_new CE(x') + the terms.
 
   c: hard, soft, temperature; with a view also augmented, hard_new (weights on x') and also, the
-  fields of a term ({}: none), whose `on` says which outputs it reads: text, new or both.
+  fields of a term ({}: none). on (also.on): the outputs that the term reads, text, new or both.
   teacher_dropout: on the batch itself; off everywhere else.
   """
   base.positive(c, 'temperature')
-  on = 'text'
   if view and c.also:
     base.one_of(c.also, on=ON)
     term, on = also(c, env), c.also.on

@@ -1,0 +1,25 @@
+"""Annealing-KD: regression on the teacher's growing logits, then gold labels.
+
+python -m kdjax.main --config=configs/annealing_kd.py[:task] --workdir=DIR
+"""
+
+from configs import common
+
+
+def methods() -> dict:
+  """By name: what --config.compare can name."""
+  return dict(
+    annealing_kd=dict(
+      name='annealing_kd',
+      phases=(14, 4),  # of the released command; the run is cut in this proportion
+      t_max=7,  # steps in which the teacher's logits grow to full size
+      clamp=True,  # False, as released: beyond full size where t_max does not divide the epochs
+    )
+  )
+
+
+def get_config(task: str = ''):
+  """The whole config."""
+  c = common.config(task, 'annealing_kd')
+  c.compare = 'finetune,kd'
+  return c
