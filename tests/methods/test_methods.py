@@ -128,9 +128,9 @@ def test_scores_are_learned_too_and_in_bfloat16(rng, name, changes):
 @each
 def test_label_sets_are_learned_too_and_accumulated_parts_make_one_update(rng, name, changes):
   game = _game(name, changes, 'multilabel', accumulate=2)
-  players = len(game[0].players)
-  state, log = _play(game, [tiny.batch(rng, kind='multilabel') for _ in range(players)])
-  assert int(state.step) == players
+  batches = [tiny.batch(rng, kind='multilabel') for _ in game[0].players]
+  state, log = _play(game, batches)
+  assert int(state.step) == len(batches)
   assert all(np.isfinite(v) for row in log for v in row.values())
   assert not _same(state.params, jax.device_get(game[1].state.params))
 
@@ -170,7 +170,7 @@ def test_four_steps_are_two_saved_and_restored_and_two(rng, tmp_path, name, chan
 
 def test_the_registry_is_the_directory():
   assert {'finetune', 'kd', 'augpro'} <= set(methods.names())
-  with pytest.raises(ValueError, match='none of .*augpro'):
+  with pytest.raises(ValueError, match=r'none of .*augpro'):
     methods.get('augprro')
 
 
