@@ -78,6 +78,15 @@ def sizes(net, params) -> tuple[int, int]:
   return hidden.shape[0] - 1, hidden.shape[-1]
 
 
+def check_depths(name: str, student: int, teacher: int) -> None:
+  """ValueError where the student has more blocks than the teacher: each follows one of those."""
+  if student > teacher:
+    raise ValueError(
+      f'{name}: the student has {student} blocks, the teacher {teacher}: set config.student.layers '
+      f'to {teacher} or less'
+    )
+
+
 def head(key, ins: int, outs: int) -> dict[str, Array]:
   """A linear layer in float32, kernel [ins, outs] and bias uniform as PyTorch begins its own."""
   k_kernel, k_bias = jax.random.split(key)
@@ -92,3 +101,10 @@ def project(head: dict[str, Array], x: Array) -> Array:
   """[B, ins] -> f32[B, outs]."""
   out = jnp.matmul(x.astype(jnp.float32), head['kernel'], precision='highest')
   return out + head['bias'][None]
+
+
+def distance(a_BE: Array, b_BE: Array) -> Array:
+  """f32[B], L2, with 0 as its gradient where two rows are equal."""
+  square_B = jnp.square(a_BE - b_BE).sum(-1)
+  same_B = square_B == 0
+  return jnp.where(same_B, 0.0, jnp.sqrt(jnp.where(same_B, 1.0, square_B)))

@@ -1,0 +1,33 @@
+"""PKD: KD, and a student that follows the teacher layer by layer.
+
+python -m kdjax.main --config=configs/pkd.py[:task] --workdir=DIR
+"""
+
+from configs import common
+
+TERM = dict(
+  pool='first',  # token, the paper's; mean: over the real ones
+  student_layers='last',  # all below the last; or all, odd, '1,3'
+  teacher_layers='skip',  # evenly spaced below the last; or last, '2,4': one for each above
+  weight=1.0,  # ours; the released search, 10 to 1000 per feature, is 0.013 to 1.3 at width 768
+)
+
+
+def methods() -> dict:
+  """By name: what --config.compare can name."""
+  return dict(
+    pkd=dict(
+      name='pkd',
+      hard=0.5,  # weights of gold label and teacher, and temperature: in the released grid
+      soft=0.5,
+      temperature=5.0,
+      **TERM,
+    )
+  )
+
+
+def get_config(task: str = ''):
+  """The whole config."""
+  c = common.config(task, 'pkd')
+  c.compare = 'finetune,kd'
+  return c
