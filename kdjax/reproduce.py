@@ -15,9 +15,12 @@ Rows = dict[str, dict]
 
 def _seeds(argv) -> None:
   del argv
-  from kdjax import jobs, report
+  from kdjax import jobs, report, runs
 
   workdir, results = pathlib.Path(flags.FLAGS.workdir), []
+  with main.one_line_errors():
+    if runs.masked(flags.FLAGS.config):
+      raise ValueError('mlm trains no classifier: there is no teacher to compare it with')
   for seed in range(flags.FLAGS.seeds):
     c = flags.FLAGS.config.copy_and_resolve_references()
     c.seed = seed

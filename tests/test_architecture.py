@@ -36,7 +36,7 @@ ARROWS = {
   },
   'dry': {'env', 'runs', 'train'},
   'main': {'dry', 'jobs', 'log'},
-  'reproduce': {'main', 'jobs', 'report'},
+  'reproduce': {'main', 'jobs', 'report', 'runs'},
   '__init__': {'predict'},
 }  # fmt: skip
 

@@ -57,6 +57,12 @@ def test_bad_input_ends_with_one_clear_line(tmp_path, arguments, said):
   assert 'Traceback' not in done.stderr
 
 
+def test_seeds_of_a_generator_are_refused_in_a_line(tmp_path):
+  config = ('--config=configs/mlm.py', '--workdir=w')
+  done = _kdjax(*config, cwd=tmp_path, module='kdjax.reproduce')
+  assert done.returncode != 0 and 'mlm trains no classifier' in done.stderr.splitlines()[-1]
+
+
 def test_an_own_config_beside_a_project_works(tmp_path):
   (tmp_path / 'mine.py').write_text(
     'from configs import common\n\n\ndef get_config(task=""):\n'
