@@ -7,7 +7,7 @@ from configs import common
 
 # Of the contrast; kdjax.methods.codir says what paper and released code are.
 TERM = dict(
-  contrast='nce',  # released; info: the paper's InfoNCE
+  contrast='nce',  # released; info: InfoNCE, the paper's
   negatives=100,  # an example; released
   tau=0.07,  # released
   momentum=0.5,  # share of the old row in a bank's new one; released

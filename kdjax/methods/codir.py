@@ -16,8 +16,8 @@ from kdjax.methods import base, blend, layers
 Array = jax.Array
 
 LANES = 128  # banks have a multiple of this many rows, so that they split over devices
-# Anchor, and whose bank it meets: the other model's.
-CROSSED = (('student', 'teacher'), ('teacher', 'student'))
+MODELS = ('student', 'teacher')
+CROSSED = (MODELS, MODELS[::-1])  # anchor, and whose bank it meets: the other model's
 
 
 def make(c, env) -> base.Method:
@@ -32,7 +32,6 @@ def term(c, env) -> blend.Part:
   base.share(c, 'momentum')
   if not c.margin >= 0:
     raise ValueError(f'config.method.margin={c.margin} must be 0 or more')
-  kept = ('student', 'teacher') if c.contrast == 'nce' else ('teacher',)
 
   def choose(name, blocks):
     field = f'{name}_layers'
@@ -42,19 +41,18 @@ def term(c, env) -> blend.Part:
     index, order, low, high = shelve(data.index, data.label, c.margin)
     k_heads, k_banks = jax.random.split(key)
     heads, banks = {}, {}
-    for n, name in enumerate(('student', 'teacher')):
+    for n, name in enumerate(MODELS):
       blocks, width = layers.sizes(getattr(env, name), params[name])
       ins = len(choose(name, blocks)) * width
       heads[name] = layers.head(jax.random.fold_in(k_heads, n), ins, c.dims)
-      if name in kept:
-        banks[name] = dict(bank=bank(jax.random.fold_in(k_banks, n), len(index), c.dims))
+      banks[name] = dict(bank=bank(jax.random.fold_in(k_banks, n), len(index), c.dims))
     shelf = dict(index=index, order=order, low=low, high=high)
     log_z = jnp.full(2, jnp.nan, jnp.float32)
     return dict(codir_heads=heads), banks | dict(shelf=shelf, log_z=log_z)
 
   def call(params, memory, batch, student, teacher, key):
     v = {}
-    for name, out in (('student', student), ('teacher', teacher)):
+    for name, out in zip(MODELS, (student, teacher), strict=True):
       chosen = choose(name, out.hidden.shape[0] - 1)
       x = layers.pooled(getattr(env, name), batch, out.hidden, chosen, c.pool)
       v[name] = losses.unit(layers.project(params['codir_heads'][name], x))
@@ -64,16 +62,16 @@ def term(c, env) -> blend.Part:
     n = shelf['index'].shape[0]
     places_BK = draw(key, shelf['low'][row_B], shelf['high'][row_B], n, c.negatives)
     rows_BK1 = jnp.concatenate([row_B[:, None], shelf['order'][places_BK]], 1)
-    banks = {name: memory[name]['bank'] for name in kept}
+    banks = {name: memory[name]['bank'] for name in MODELS}
+    log_z = memory['log_z']
     if c.contrast == 'nce':
-      loss_B, log_z, found = nce(v, banks, memory['log_z'], rows_BK1, n, c.tau)
+      loss_B, log_z = nce(v, banks, log_z, rows_BK1, n, c.tau)
     else:
-      loss_B, found = info(v, banks, rows_BK1, c.tau)
-      log_z = memory['log_z']
+      loss_B = info(v, banks, rows_BK1, c.tau)
     # Read above, written here: no example meets what it has just left.
-    after = {name: dict(bank=update(banks[name], row_B, v[name], c.momentum)) for name in kept}
+    after = {name: dict(bank=update(banks[name], row_B, v[name], c.momentum)) for name in MODELS}
     scale = c.weight / (loss_B.shape[0] if c.per == 'batch' else 1)
-    metrics = dict(contrast=loss_B.mean()) | jax.lax.stop_gradient(found)
+    metrics = dict(contrast=loss_B.mean()) | closeness(*jax.lax.stop_gradient((v, banks)), rows_BK1)
     return scale * loss_B.mean(), memory | after | dict(log_z=log_z), metrics
 
   return blend.Part(call, ('codir_heads',), init)
@@ -152,42 +150,38 @@ def scores(anchor_BE: Array, bank_ME: Array, rows_BK1: Array, tau: float) -> Arr
   return jnp.einsum('be,bke->bk', anchor_BE, bank_ME[rows_BK1], precision='highest') / tau
 
 
-def nce(v, banks, log_z: Array, rows_BK1: Array, n: int, tau: float):
-  """As released, after CRD: each model's vectors against the stored ones of the other.
+def nce(v, banks, log_z: Array, rows_BK1: Array, n: int, tau: float) -> tuple[Array, Array]:
+  """As released, after CRD: (loss f32[B], log_z f32[2]), mean over both directions.
 
-  The positive is the stored row too, of the last time that the example was seen. Z, one per
-  direction, is n times the mean of exp(score) over the first batch, and a constant from then on:
-  log_z is NaN until it is set.
-
-  Returns:
-    (loss f32[B], log_z f32[2], metrics)
+  The positive is a stored row too, of the last time that the example was seen: noise, for all of
+  the first epoch. Z, one per direction, is n times the mean of exp(score) over the first batch, and
+  a constant from then on: log_z is NaN until it is set.
   """
   found = [scores(v[a], banks[b], rows_BK1, tau) for a, b in CROSSED]
   first = jnp.stack([jnp.log(n / s.size) + jax.nn.logsumexp(s) for s in found])
   log_z = jnp.where(jnp.isnan(log_z), jax.lax.stop_gradient(first), log_z)
-  both_B = [losses.bank_nce(s - log_z[i], n) for i, s in enumerate(found)]
-  return sum(both_B) / 2, log_z, closeness(jnp.concatenate(found), tau)
+  return sum(losses.bank_nce(s - z, n) for s, z in zip(found, log_z, strict=True)) / 2, log_z
 
 
-def info(v, banks, rows_BK1: Array, tau: float):
-  """As the paper writes it: the student's vector, the teacher's present one, others' stored ones.
+def info(v, banks, rows_BK1: Array, tau: float) -> Array:
+  """The paper's InfoNCE, f32[B], mean over both directions; positives are stored rows here too.
 
-  Returns:
-    (loss f32[B], metrics)
+  The other model's present vector as positive is told from stored rows by being present. Of 256
+  texts of SST-2, eight epochs taught nothing else: all were ahead of the bank, and met at chance
+  among present vectors.
   """
-  negatives_BKE = banks['teacher'][rows_BK1[:, 1:]]
-  loss_B = losses.info_nce(v['student'], v['teacher'], negatives_BKE, tau)
-  positive_B1 = (v['student'] * v['teacher']).sum(1, keepdims=True) / tau
-  negative_BK = scores(v['student'], banks['teacher'], rows_BK1[:, 1:], tau)
-  return loss_B, closeness(jnp.concatenate([positive_B1, negative_BK], 1), tau)
+  own_B, others_BK = rows_BK1[:, 0], rows_BK1[:, 1:]
+  both = (losses.info_nce(v[a], banks[b][own_B], banks[b][others_BK], tau) for a, b in CROSSED)
+  return sum(both) / 2
 
 
-def closeness(score_BK1: Array, tau: float) -> base.Metrics:
-  """Mean cosine with positives and negatives; `ahead`: share whose positive beats all of those."""
+def closeness(v, banks, rows_BK1: Array) -> base.Metrics:
+  """Mean product with positives and negatives; `ahead`: share whose positive beats all of those."""
+  found_BK1 = jnp.concatenate([scores(v[a], banks[b], rows_BK1, 1.0) for a, b in CROSSED])
   return dict(
-    positive=tau * score_BK1[:, 0].mean(),
-    negative=tau * score_BK1[:, 1:].mean(),
-    ahead=(score_BK1[:, 0] > score_BK1[:, 1:].max(1)).mean(dtype=jnp.float32),
+    positive=found_BK1[:, 0].mean(),
+    negative=found_BK1[:, 1:].mean(),
+    ahead=(found_BK1[:, 0] > found_BK1[:, 1:].max(1)).mean(dtype=jnp.float32),
   )
 
 
