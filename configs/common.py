@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 def config(task: str, method: str) -> ConfigDict:
   """A whole config: the shared fields, config.method, and every method to compare it with."""
   c = ConfigDict()
+  c.name = method  # of the run and its folder; config.method.name is the method's file
   c.seed = 0
   c.compare = ''  # names of other methods to run beside this one, by commas: 'finetune,kd'
   c.task = _task(task or 'docs')

@@ -204,7 +204,7 @@ def head(data, rows: int):
 
 def chosen(c, workdir: pathlib.Path) -> pathlib.Path:
   """The model that eval, predict and export take: config.eval.model, or this method's."""
-  own = 'generator' if runs.masked(c) else c.method.name
+  own = 'generator' if runs.masked(c) else c.name
   where = pathlib.Path(c.eval.model) if c.eval.model else workdir / own / 'model'
   if not where.is_dir():
     raise ValueError(f'no model in {where}: train first, or set config.eval.model')

@@ -10,7 +10,7 @@ from typing import Any
 from kdjax import report
 
 # Fields that do not change what a run computes: a finished run stands whatever they are.
-_FREE = ('compare', 'baselines', 'eval', 'export', 'mesh')
+_FREE = ('name', 'compare', 'baselines', 'eval', 'export', 'mesh')
 _FREE_TRAIN = ('log_every', 'tensorboard')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
 _METHODS = dict(teacher='finetune', generator='mlm')  # by which the models beside the student learn
@@ -18,7 +18,7 @@ _METHODS = dict(teacher='finetune', generator='mlm')  # by which the models besi
 
 def names(c) -> list[str]:
   """The methods of a config in order, its own last."""
-  own = c.method.name
+  own = c.name
   wanted = [n.strip() for n in c.compare.split(',') if n.strip()]
   unknown = [n for n in wanted if n not in c.baselines]
   if unknown:
@@ -67,7 +67,7 @@ def uses_generator(c, name: str) -> bool:
 def block(c, name: str):
   """The method's fields of one of the runs."""
   name = _METHODS.get(name, name)
-  return c.method if name == c.method.name else c.baselines[name]
+  return c.method if name == c.name else c.baselines[name]
 
 
 def fields(c, name: str):

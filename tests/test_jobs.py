@@ -146,10 +146,17 @@ def test_a_dry_run_trains_and_writes_nothing(rng, tmp_path, capsys):
   assert '96 rows' in said and 'teacher: 4 steps' in said and '[CLS]' in said
 
 
-@pytest.mark.parametrize('name', tiny.method_names())
-def test_every_config_runs_two_steps(rng, tmp_path, name):
-  c = toy.config(name, tmp_path, rng, **{'train.steps': 2, 'teacher.steps': 2, 'compare': ''})
-  rows = jobs.run(jobs.prepare(c, tmp_path / 'work'))
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+  """A folder whose teacher and generator are trained by the first test that needs them."""
+  return tmp_path_factory.mktemp('shared')
+
+
+@pytest.mark.parametrize('name', tiny.config_names())
+def test_every_config_runs_two_steps(shared, name):
+  steps = {f'{who}.steps': 2 for who in ('train', 'teacher', 'generator')}
+  c = toy.config(name, shared, np.random.default_rng(0), **steps, compare='')
+  rows = jobs.run(jobs.prepare(c, shared / 'work'))
   assert set(rows) == ({'generator'} if name == 'mlm' else {'teacher', name})
 
 

@@ -1,6 +1,7 @@
 """Models, batches and environments small enough for a test, and a config to match."""
 
 import importlib
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,12 @@ VOCAB, SPECIAL, LENGTH, MASK = 60, 5, 12, 4  # ids 0 to 4 are special; 0 pads
 def method_names() -> list[str]:
   """The directory listing: a new method is tested before it has a test of its own."""
   return methods.names()
+
+
+def config_names() -> list[str]:
+  """Every config that a command can name: the methods', and those that combine two."""
+  here = pathlib.Path(importlib.import_module('configs.common').__file__).parent
+  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'common'))
 
 
 def fields(name: str, **changes):
