@@ -53,7 +53,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
   for split in ('train', first):
     if split not in plan.data:
       raise ValueError(f'task {plan.spec.name} has no {split} split in {plan.text.origin}')
-    if 'generator' in wanted:
+    if plan.generator:
       masked.check(plan.data[split], split)
   for name in wanted:
     world = env.make(c, plan.spec, plan.generator) if name == 'generator' else plan.env
@@ -69,21 +69,11 @@ def run(plan: env.Plan) -> dict[str, dict]:
   """Fine-tune teacher and generator, distil by every method, print and write the table."""
   c = plan.c
   report.record(c, plan.workdir)
-  teacher, generator = plan.teacher, plan.generator
-  wanted = runs.order(c)
-  if 'teacher' in wanted:
-    teacher = _run(plan, 'teacher', teacher, {'teacher': teacher})
-  elif teacher:
-    # A wrong teacher, or classes in another order, would fail in silence.
-    cut, params = _cut(plan, 'teacher', teacher)
-    _say('teacher', _scorer(plan, 'teacher', cut)(params, plan.data[plan.spec.evaluation[0]]))
-  if 'generator' in wanted:
-    generator = _run(plan, 'generator', generator, {})
+  teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
+  generator = _ready(plan, 'generator', {})
+  if runs.masked(c):
     result = report.read_json(plan.workdir / 'generator' / 'result.json')
-    if runs.masked(c):
-      return report.guesses(result, plan.workdir)
-    _say('generator, untrained', result['before'])
-    _say('generator', result['metrics'])
+    return report.guesses(result, plan.workdir)
   models = {'teacher': teacher}
   start = roles.student(c, plan.spec, teacher)
   for name in runs.names(c):
@@ -94,6 +84,18 @@ def run(plan: env.Plan) -> dict[str, dict]:
   rows = _rows(plan, models)
   report.table(rows, plan.spec, plan.workdir)
   return rows
+
+
+def _ready(plan, name: str, others: dict[str, roles.Model]) -> roles.Model | None:
+  """Teacher or generator, trained where that is asked; None where there is none."""
+  model = getattr(plan, name)
+  if name in runs.order(plan.c):
+    return _run(plan, name, model, others)
+  if model:
+    # A wrong one, or a teacher with classes in another order, would fail in silence.
+    cut, params = _cut(plan, name, model)
+    _say(name, _scorer(plan, name, cut)(params, plan.data[plan.spec.evaluation[0]]))
+  return model
 
 
 def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) -> roles.Model:
@@ -114,7 +116,10 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   params = {'student': params} | {role: net.split(m.module)[1] for role, m in others.items()}
   scorer, split = _scorer(plan, name, cut), plan.spec.evaluation[0]
   score = lambda params: scorer(params, plan.data[split])  # noqa: E731
-  before = dict(before=score(params['student'])) if name == 'generator' else {}
+  before = {}
+  if name == 'generator':
+    before['before'] = score(params['student'])
+    _say('generator, untrained', before['before'])
   own = runs.block(c, name)
   found = train.fit(
     methods.get(own.name)(own, world),
@@ -127,6 +132,8 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
     plan.mesh,
     name,
   )
+  if name == 'generator':
+    _say(name, found.metrics)
   module = net.fill(model.module, found.params)
   result = dict(
     split=split,

@@ -110,7 +110,9 @@ def card(plan, name: str, result: dict) -> str:
   """A model card: what it was made from, how, and how it scored."""
   c, spec = plan.c, plan.spec
   scores = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
-  alone = name == 'generator'
+  alone, start = name == 'generator', c.generator.init
+  if start in ('teacher', 'random'):
+    start += f' ({c.teacher.init})'
   how = dict(teacher='fine-tuned', generator='masked language model')
   lines = [
     '---',
@@ -120,7 +122,7 @@ def card(plan, name: str, result: dict) -> str:
     f'# {plan.workdir.name}: {spec.name}, {how.get(name, f"distilled by {name}")}',
     '',
     f'- data: {len(plan.data["train"].index)} training rows. {plan.text.origin}',
-    f'- start: {c.generator.init} ({c.teacher.init})' if alone else f'- teacher: {c.teacher.init}',
+    f'- start: {start}' if alone else f'- teacher: {c.teacher.init}',
     f'- parameters: {result["parameters"]:,}',
     f'- {result["split"]}: {scores} (seed {c.seed}, step {result["best_step"]} of '
     f'{result["steps"]}, chosen on this split)',
