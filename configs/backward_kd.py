@@ -17,9 +17,9 @@ def methods() -> dict:
       hard_new=0.0,  # gold label on the samples
       temperature=1.0,
       also={},  # a term on hidden states beside it: see configs/augpro_codir.py
-      rate=0.05,  # of the ascent on the teacher's word embeddings, times the gradient as it is
+      rate=0.01,  # of the ascent on the teacher's word embeddings, times the gradient as it is
       steps=3,  # of the ascent
-      cap=2.0,  # largest L2 norm of an example's displacement, in the units of the table
+      cap=1.0,  # largest L2 norm of an example's displacement, in the units of the table
       map='residual',  # student reads E_S[x] + Q (z - E_T[x]); 'replace': Q z; 'same': Q = 1
       ridge=1e-4,  # of the fit of Q, as a share of the mean diagonal of W_T W_T^T
       round=1.0,  # epochs from one student to climb against to the next

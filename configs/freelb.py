@@ -17,9 +17,9 @@ def methods() -> dict:
     temperature=1.0,
     target='label',  # of the adversarial loss; teacher: its answer to the text
     steps=3,  # freelb: points whose gradients are averaged
-    rate=0.3,  # freelb: length of a step, the gradient having norm 1
-    radius=0.6,  # freelb: of the ball, L2 norm of an example's displacement
-    epsilon=0.01,  # fgsm: step of every number of an embedding
+    rate=0.05,  # freelb: length of a step, the gradient having norm 1
+    radius=0.1,  # freelb: of the ball: an example's displacement, where a word of MiniLM is 1 long
+    epsilon=0.001,  # fgsm: step of every number of an embedding
   )
   return dict(freelb=free, freelb_fgsm=free | dict(kind='fgsm'))
 

@@ -142,7 +142,7 @@ def test_equal_models_are_a_fixed_point(rng):
 def test_the_samples_part_the_models_and_the_metrics_say_how_far(rng, kind):
   env, params = tiny.world()
   batch = _batch(rng)
-  view, _ = _called(env, params, batch, map=kind, first_round=1.0)
+  view, _ = _called(env, params, batch, map=kind, rate=0.05, cap=2.0, first_round=1.0)
   found = jax.device_get(view.metrics)
   assert found['rise'] > 1.2
   np.testing.assert_allclose(found['rise'], found['gap_after'] / found['gap_before'], rtol=1e-5)

@@ -14,6 +14,8 @@ from tests import tiny
 
 VARIANTS = [(name, {}) for name in tiny.method_names()]
 VARIANTS += [('augpro', dict(kind='fgsm')), ('augpro', dict(forbid_own=True, table='teacher'))]
+VARIANTS += [('backward_kd', dict(map='replace', round=0.2, rate=0.05, first_round=0.5))]
+VARIANTS += [('freelb', dict(kind='fgsm', target='teacher')), ('token_replace', dict(kind='mlm'))]
 each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
 
 
