@@ -1,17 +1,19 @@
-"""The methods: a file name is the registry. base.py: what a method is; blend.py: what
-they share."""
+"""The methods: a file name is the registry.
+
+base.py says what a method is; the other files of PARTS are what methods are made of.
+"""
 
 import importlib
 import pathlib
 from collections.abc import Callable
 
+PARTS = ('base', 'blend', 'banks', 'layers', 'masking')
+
 
 def names() -> list[str]:
   """Every method there is."""
   files = pathlib.Path(__file__).parent.glob('*.py')
-  return sorted(
-    f.stem for f in files if f.stem not in ('__init__', 'base', 'blend', 'layers', 'masking')
-  )
+  return sorted(f.stem for f in files if f.stem not in ('__init__', *PARTS))
 
 
 def get(name: str) -> Callable:

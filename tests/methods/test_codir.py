@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs import codir as shipped
 from kdjax import env as environments
 from kdjax import losses, methods, net, sharding, tasks, train
-from kdjax.methods import blend, codir, kd, layers
+from kdjax.methods import banks, blend, codir, kd, layers
 from tests import tiny
 
 F32 = jnp.float32
@@ -26,26 +26,26 @@ def _released():
     student=dict(kernel=_sines((3, 4), 0.7, 0.1).T, bias=_sines((3,), 0.3, 0.2)),
     teacher=dict(kernel=_sines((3, 5), 0.5, 0.3).T, bias=_sines((3,), 0.9, 0.4)),
   )
-  banks = dict(student=_sines((6, 3), 1.1, 0.5), teacher=_sines((6, 3), 1.3, 0.6))
-  return f, heads, banks, jnp.asarray([[1, 0, 3, 5], [4, 2, 0, 5]])
+  stored = dict(student=_sines((6, 3), 1.1, 0.5), teacher=_sines((6, 3), 1.3, 0.6))
+  return f, heads, stored, jnp.asarray([[1, 0, 3, 5], [4, 2, 0, 5]])
 
 
 def test_the_contrast_gives_the_numbers_of_the_released_module():
   # The released module (github intersun/CoDIR, commit 5b2abd4), run in float64.
-  f, heads, banks, rows = _released()
+  f, heads, stored, rows = _released()
 
   @jax.jit
-  def step(f, banks, log_z):
+  def step(f, stored, log_z):
     def loss(student):
       v = dict(student=student, teacher=f['teacher'])
       v = {k: losses.unit(layers.project(heads[k], x)) for k, x in v.items()}
-      loss_B, z = codir.nce(v, banks, log_z, rows, n=6, tau=0.07)
+      loss_B, z = codir.nce(v, stored, log_z, rows, n=6, tau=0.07)
       return loss_B.mean(), (z, v)
 
     (value, (z, v)), grad = jax.value_and_grad(loss, has_aux=True)(f['student'])
-    return value, grad, z, {k: codir.update(banks[k], rows[:, 0], v[k], 0.5) for k in banks}
+    return value, grad, z, {k: banks.update(stored[k], rows[:, 0], v[k], 0.5) for k in stored}
 
-  value, grad, log_z, after = step(f, banks, jnp.full(2, jnp.nan, F32))
+  value, grad, log_z, after = step(f, stored, jnp.full(2, jnp.nan, F32))
   np.testing.assert_allclose(value, 8.6448188, rtol=1e-5)
   np.testing.assert_allclose(np.exp(log_z), [10.947238, 5679.0459], rtol=1e-5)
   want = [[0.4513, 0.3812, 0.1318, -0.1795], [2.4526, 0.6609, -1.4416, -2.8661]]
@@ -61,13 +61,13 @@ def test_the_contrast_gives_the_numbers_of_the_released_module():
 @pytest.mark.parametrize('n, tau', [(200, 0.07), (1000, 1.0)])
 def test_a_bank_of_zeros_costs_what_chance_does(rng, K, want, n, tau):
   v = {k: losses.unit(jnp.asarray(rng.normal(size=(4, 8)), F32)) for k in ('student', 'teacher')}
-  banks = {k: jnp.zeros((n, 8)) for k in v}
+  stored = {k: jnp.zeros((n, 8)) for k in v}
   rows = jnp.asarray(rng.integers(0, n, (4, 1 + K)))
-  loss_B, log_z = codir.nce(v, banks, jnp.full(2, jnp.nan, F32), rows, n, tau)
+  loss_B, log_z = codir.nce(v, stored, jnp.full(2, jnp.nan, F32), rows, n, tau)
   np.testing.assert_allclose(loss_B, np.full(4, want), rtol=2e-4)  # the released 1e-7 counts
   np.testing.assert_allclose(log_z, np.log([n, n]), rtol=1e-5)
-  np.testing.assert_allclose(codir.info(v, banks, rows, tau), np.full(4, np.log(1 + K)), rtol=1e-5)
-  assert codir.closeness(v, banks, rows)['ahead'] == 0
+  np.testing.assert_allclose(codir.info(v, stored, rows, tau), np.full(4, np.log(1 + K)), rtol=1e-5)
+  assert codir.closeness(v, stored, rows)['ahead'] == 0
 
 
 def test_a_vector_equal_to_its_positive_and_opposed_to_the_rest_is_ahead(rng):
@@ -86,16 +86,16 @@ def test_written_rows_are_unit_and_the_others_bit_identical(rng):
   row = jnp.asarray([7, 0, 4])
   rest = np.setdiff1d(np.arange(10), row)
   for momentum, want in ((1.0, losses.unit(bank[row])), (0.0, v), (0.5, None)):
-    after = codir.update(bank, row, v, momentum)
+    after = banks.update(bank, row, v, momentum)
     np.testing.assert_array_equal(after[rest], bank[rest])
     np.testing.assert_allclose(np.linalg.norm(after[row], axis=1), np.ones(3), rtol=1e-6)
     if want is not None:
       np.testing.assert_allclose(after[row], want, rtol=1e-6)
-  assert not jax.grad(lambda v: codir.update(bank, row, v, 0.5).sum())(v).any()
+  assert not jax.grad(lambda v: banks.update(bank, row, v, 0.5).sum())(v).any()
 
 
 def test_a_fresh_bank_is_as_released():
-  bank = np.asarray(codir.bank(jax.random.key(0), 2000, 128))
+  bank = np.asarray(banks.bank(jax.random.key(0), 2000, 128))
   assert bank.shape == (2048, 128) and bank.dtype == np.float32
   assert np.abs(bank).max() <= 0.1530932 < 1.001 * np.abs(bank).max()
   np.testing.assert_allclose(np.square(bank).sum(1).mean(), 1, rtol=0.01)
@@ -116,7 +116,7 @@ def _labels(rng, kind, n=60):
 def test_the_shelf_leaves_out_just_the_rows_of_like_labels(rng, kind):
   label, margin = _labels(rng, kind), 0.5
   given = rng.permutation(1000)[:60].astype(np.int32)  # rows of a larger source, out of order
-  index, order, low, high = (np.asarray(x) for x in codir.shelve(given, label, margin))
+  index, order, low, high = (np.asarray(x) for x in banks.shelve(given, label, margin))
   np.testing.assert_array_equal(index, np.sort(given))
   np.testing.assert_array_equal(np.sort(order), np.arange(60))
   label = label[np.argsort(given)]  # by bank row
@@ -131,9 +131,9 @@ def test_the_shelf_leaves_out_just_the_rows_of_like_labels(rng, kind):
 @pytest.mark.parametrize('K', [1, 5, 19])
 def test_negatives_are_distinct_and_of_other_labels(rng, K):
   label = _labels(rng, 'classes')
-  _, order, low, high = codir.shelve(np.arange(60), label, 0.0)
+  _, order, low, high = banks.shelve(np.arange(60), label, 0.0)
   key = jax.random.key(int(rng.integers(2**31)))
-  places = jax.jit(codir.draw, static_argnums=(3, 4))(key, low, high, 60, K)
+  places = jax.jit(banks.draw, static_argnums=(3, 4))(key, low, high, 60, K)
   rows = np.asarray(order[places])
   assert rows.shape == (60, K)
   assert (label[rows] != label[:, None]).all()
@@ -143,7 +143,7 @@ def test_negatives_are_distinct_and_of_other_labels(rng, K):
 def test_too_few_other_labels_are_drawn_with_replacement_and_enough_ones_without(rng):
   low, high = jnp.asarray([0, 2, 7, 0]), jnp.asarray([10, 5, 12, 11])  # 2, 9, 7, 1 are left of 12
   for seed in rng.integers(2**31, size=20):
-    rows = np.asarray(codir.draw(jax.random.key(int(seed)), low, high, 12, 7))
+    rows = np.asarray(banks.draw(jax.random.key(int(seed)), low, high, 12, 7))
     assert all(((row < a) | (row >= b)).all() for row, a, b in zip(rows, low, high, strict=True))
     assert set(rows[0]) <= {10, 11} and len(set(rows[1])) == 7
     assert set(rows[2]) == set(range(7)) and set(rows[3]) == {11}
@@ -154,7 +154,7 @@ def test_every_other_row_is_as_likely(K):
   # 10 are left of 14; 15 of them is with replacement.
   rows = 6000
   low, high = jnp.full(rows, 5), jnp.full(rows, 9)
-  places = codir.draw(jax.random.key(11), low, high, 14, K)
+  places = banks.draw(jax.random.key(11), low, high, 14, K)
   count = np.bincount(np.asarray(places).ravel(), minlength=14)
   assert not count[5:9].any()
   count = np.delete(count, range(5, 9))
@@ -179,12 +179,12 @@ REFUSED = [
 @pytest.mark.parametrize('label, why', REFUSED)
 def test_data_without_negatives_is_refused_with_the_reason(label, why):
   with pytest.raises(ValueError, match=why):
-    codir.shelve(np.arange(len(label)), label, 2.0)
+    banks.shelve(np.arange(len(label)), label, 2.0)
 
 
 def test_an_index_that_comes_twice_is_refused():
   with pytest.raises(ValueError, match='index 7'):
-    codir.shelve(np.asarray([3, 7, 1, 7]), np.asarray([0, 1, 0, 1]), 0.0)
+    banks.shelve(np.asarray([3, 7, 1, 7]), np.asarray([0, 1, 0, 1]), 0.0)
 
 
 # The term, as the step calls it.
@@ -224,7 +224,7 @@ def test_the_term_is_the_loss_of_its_own_parts(rng, contrast, kind):
 
   rows = np.searchsorted(np.sort(data.index), batch['index'])
   shelf = memory['shelf']
-  places = codir.draw(key, shelf['low'][rows], shelf['high'][rows], 40, 4)
+  places = banks.draw(key, shelf['low'][rows], shelf['high'][rows], 40, 4)
   rows_BK1 = np.concatenate([rows[:, None], shelf['order'][places]], 1)
   v = {}
   for name, out, chosen in zip(

@@ -16,6 +16,7 @@ VARIANTS = [(name, {}) for name in tiny.method_names()]
 VARIANTS += [('augpro', dict(kind='fgsm')), ('augpro', dict(forbid_own=True, table='teacher'))]
 VARIANTS += [('backward_kd', dict(map='replace', round=0.2, rate=0.05, first_round=0.5))]
 VARIANTS += [('freelb', dict(kind='fgsm', target='teacher')), ('token_replace', dict(kind='mlm'))]
+VARIANTS += [('codir', dict(contrast='info')), ('rail_kd', dict(kind='layer'))]
 each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
 
 
