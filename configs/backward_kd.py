@@ -1,6 +1,10 @@
 """Backward-pass KD: samples that climb the gap of student and teacher, learned beside the text.
 
 python -m kdjax.main --config=configs/backward_kd.py[:task] --workdir=DIR
+
+The defaults of the ascent are for MiniLM: on SST-2, with a teacher of 84 %, the gap grows 3 to 10
+times over a mean displacement of 0.5 to 0.65 an example (a row of the table is 1.07 long, the next
+row 1 away). Steps grow with the gap: look at `rise`, `moved_norm` and `capped`.
 """
 
 from configs import common
