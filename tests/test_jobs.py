@@ -152,10 +152,19 @@ def shared(tmp_path_factory):
   return tmp_path_factory.mktemp('shared')
 
 
+STEPS = {f'{who}.steps': 2 for who in ('train', 'teacher', 'generator')}
+
+
 @pytest.mark.parametrize('name', tiny.config_names())
-def test_every_config_runs_two_steps(shared, name):
-  steps = {f'{who}.steps': 2 for who in ('train', 'teacher', 'generator')}
-  c = toy.config(name, shared, np.random.default_rng(0), **steps, compare='')
+def test_every_config_is_ready_to_run(shared, name):
+  c = toy.config(name, shared, np.random.default_rng(0), **STEPS, compare='')
+  assert jobs.prepare(c, shared / 'ready').env.student is not None
+
+
+# One player, views, terms, two and three players, and no student at all.
+@pytest.mark.parametrize('name', ['augpro_codir', 'cilda', 'comkd', 'backward_kd', 'mlm'])
+def test_configs_run_two_steps(shared, name):
+  c = toy.config(name, shared, np.random.default_rng(0), **STEPS, compare='')
   rows = jobs.run(jobs.prepare(c, shared / 'work'))
   assert set(rows) == ({'generator'} if name == 'mlm' else {'teacher', name})
 

@@ -1,5 +1,6 @@
 """Models, batches and environments small enough for a test, and a config to match."""
 
+import functools
 import importlib
 import pathlib
 
@@ -32,6 +33,7 @@ def fields(name: str, **changes):
   return c
 
 
+@functools.cache
 def model(
   layers: int, width: int, labels: int, seed: int, dtype: str = 'float32', head: str = 'classify'
 ):
