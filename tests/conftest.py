@@ -21,14 +21,6 @@ import pytest
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
-def pytest_collection_modifyitems(items):
-  """Tests that share compiled programs stay in one process: a file, or a method's of many."""
-  for item in items:
-    name = getattr(item, 'callspec', None) and item.callspec.params.get('name')
-    group = f'{item.path.name}-{name}' if item.path.name == 'test_methods.py' else item.path.name
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def rng(record_property):
   """A fresh numpy generator; its seed is in the report of a failure."""

@@ -77,6 +77,7 @@ def view(c, env) -> blend.Part:
 
   def call(params, memory, batch, out_student, out_teacher, key):
     del out_student, out_teacher, key
+    live, params = params, jax.lax.stop_gradient(params)
     table_TE = teacher.table(params['teacher'])
     anchor, map_ST = jax.lax.cond(
       memory['clock'] % memory['round'] == 0,
@@ -113,10 +114,10 @@ def view(c, env) -> blend.Part:
     )
     clock = memory['clock'] + batch['tokens'].shape[0]
     memory = memory | dict(clock=clock, anchor=anchor, map=map_ST)
-    own = mapped(z_BLT, params['student'])
+    own = mapped(z_BLT, live['student'])  # trains the student's own vectors, not Q's share
     return blend.View(own, z_BLT, batch, norm_B > 0, metrics), memory
 
-  return blend.Part(call, init=init)
+  return blend.Part(call, init=init, live=True)
 
 
 def embedding_map(table_VT, table_VS, ridge: float, rows=None):

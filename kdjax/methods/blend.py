@@ -37,15 +37,18 @@ class View(NamedTuple):
 class Part(NamedTuple):
   """A view or a term: something that a method adds to KD.
 
-  call, of a view: (params, memory, batch, student, teacher, key) -> (View, memory), where params
-    are without gradient, and student and teacher are the outputs (net.Out) on the batch.
+  call, of a view: (params, memory, batch, student, teacher, key) -> (View, memory), where student
+    and teacher are the outputs (net.Out) on the batch. All without gradient, but for params where
+    the view is live.
   call, of a term: the same -> (loss f32[], memory, metrics), weighted already.
   owns: parameters that its init adds and the student's player trains.
+  live: the embeddings of a view train the student's table, as those of a text do.
   """
 
   call: Callable
   owns: tuple[str, ...] = ()
   init: Callable[[base.Key, base.Params, base.Data], tuple[base.Params, base.Memory]] = base.nothing
+  live: bool = False
 
 
 ON = ('text', 'new', 'both')
@@ -124,8 +127,9 @@ def distil(
 
     texts = {'text': (batch, student, teacher)}
     if view:
-      still = jax.lax.stop_gradient((params, student, teacher))
-      new, memory['view'] = view.call(still[0], memory['view'], batch, *still[1:], k_new)
+      asked = params if view.live else jax.lax.stop_gradient(params)
+      outs = jax.lax.stop_gradient((student, teacher))
+      new, memory['view'] = view.call(asked, memory['view'], batch, *outs, k_new)
       new_student = read(env.student, params['student'], new.batch, new.student, k_drop_new)
       new_teacher = read(env.teacher, params['teacher'], new.batch, new.teacher)
       texts['new'] = (new.batch, new_student, new_teacher)

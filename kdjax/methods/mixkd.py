@@ -50,4 +50,4 @@ def view(c, env) -> blend.Part:
     out = blend.View(mixed['student'], mixed['teacher'], new, changed_B, metrics, hard)
     return out, memory
 
-  return blend.Part(call)
+  return blend.Part(call, live=True)
