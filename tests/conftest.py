@@ -28,3 +28,15 @@ def rng(record_property):
   record_property('seed', seed)
   print(f'seed {seed}')
   return np.random.default_rng(seed)
+
+
+def pytest_collection_modifyitems(items):
+  """Tests of one method stand side by side, and share its compiled programs."""
+  files = {path: n for n, path in enumerate(dict.fromkeys(item.path for item in items))}
+
+  def place(item):
+    params = item.callspec.params if hasattr(item, 'callspec') else {}
+    method = params.get('name') if item.path.name == 'test_methods.py' else ''
+    return files[item.path], str(method or ''), str(params.get('changes', ''))
+
+  items.sort(key=place)

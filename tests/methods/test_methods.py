@@ -28,7 +28,7 @@ each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
 shipped = pytest.mark.parametrize('name, changes', SHIPPED, ids=str)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=6)  # the games of one method: conftest.py puts its tests side by side
 def _cached(name, changes, task, devices, accumulate, quiet, dtype):
   """(method, game, mesh, traces) at tiny size, from the shipped fields; compiled once for all."""
   head = 'mlm' if name == 'mlm' else 'classify'
