@@ -130,5 +130,7 @@ def _train() -> ConfigDict:
   c.attention = 'einsum'  # or jax.nn.dot_product_attention's xla, cudnn, where no dropout is on it
   c.eval_every = 0  # steps; 0: every epoch
   c.log_every = 10
+  c.keep = 2  # checkpoints to go on from, beside the best
+  c.nonfinite = 'stop'  # of a loss or gradient; skip: the step changes nothing, and is counted
   c.tensorboard = True
   return c

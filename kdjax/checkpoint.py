@@ -1,24 +1,42 @@
-"""Checkpoints through Orbax: the last state to go on from, the best parameters to keep."""
+"""Checkpoints through Orbax: the last states to go on from, the best parameters to keep."""
 
+import hashlib
+import json
+import os
 import pathlib
+import time
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from kdjax import log
+
+RETRIES = 5  # after a save that failed: a full disk may be emptied, a lost mount come back
+WAIT = 30.0  # seconds between them
+
 
 class Store:
-  """One directory of checkpoints, the newest kept.
+  """One directory of checkpoints, the newest `keep` of them.
 
-  A killed save leaves a temporary directory, never a broken step; the next opening removes it.
+  Written beside the training, in a temporary directory that is renamed: a killed save leaves no
+  step that is broken. Every file's SHA-256 is kept and compared before a step is read again: what
+  is damaged is set aside under `<step>.damaged`, and the step before it is used.
   """
 
-  def __init__(self, directory: pathlib.Path):
+  def __init__(self, directory: pathlib.Path, keep: int = 1):
+    self._directory = directory.absolute()
+    self._keep = keep
+    self._unsummed = None
+    _set_aside(self._directory)
+    self._open()
+
+  def _open(self) -> None:
     self._manager = ocp.CheckpointManager(
-      directory.absolute(),
+      self._directory,
       item_handlers=dict(state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        max_to_keep=self._keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
       ),
     )
 
@@ -26,15 +44,46 @@ class Store:
     """The newest saved step."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-    """Save arrays and a json-able dict.
+  def save(self, step: int, state: Any, meta: dict[str, Any], wait: bool = False) -> None:
+    """Save arrays and a json-able dict, in place of an older checkpoint of the same step.
+
+    Without `wait` it returns before all is on disk, and the next call learns how that went. What
+    failed is said, and tried again with the state of this call, which is in memory meanwhile.
 
     Raises:
-      RuntimeError: Orbax declined, which it does silently for a step that is not the newest.
+      OSError: no attempt of RETRIES succeeded.
     """
+    for attempt in range(RETRIES + 1):
+      try:
+        self.wait()
+        self._save(step, state, meta)
+        if wait or attempt:  # once burnt, to the end
+          self.wait()
+        return
+      except Exception as error:  # Orbax and TensorStore have no common kind for a disk that fails
+        said = f'{self._directory}: checkpoint of step {step} was not written: {_first(error)}'
+        if attempt == RETRIES:
+          raise OSError(f'{said}. Make room there, and start the same command again') from error
+        log.logger.error(f'{said}. The state is in memory; next attempt in {WAIT:.0f} s')
+        time.sleep(WAIT)
+        self._manager.close()
+        self._open()
+
+  def _save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+    if step in self._manager.all_steps():
+      self._manager.delete(step)
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     if not self._manager.save(step, args=items, force=True):
-      raise RuntimeError(f'checkpoint of step {step} was not written: {self.step()} is there')
+      raise RuntimeError(f'Orbax declined it: step {self.step()} is there')
+    self._unsummed = step
+
+  def wait(self) -> None:
+    """Until what was saved is on disk, with its sums."""
+    step, self._unsummed = self._unsummed, None
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    if step is not None:
+      _write_sums(self._directory, step)
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:
     """The newest checkpoint, laid out and typed as `like` (arrays with shardings).
@@ -42,6 +91,7 @@ class Store:
     Raises:
       ValueError: the stored shapes or dtypes are others (Orbax would cast silently).
     """
+    self.wait()
     step = self.step()
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -52,8 +102,9 @@ class Store:
     if there != want:
       differ = sorted(k for k in there.keys() | want.keys() if there.get(k) != want.get(k))
       raise ValueError(
-        f'checkpoint of step {step} does not fit this run: {len(differ)} arrays differ, '
-        f'first {differ[0]}: stored {there.get(differ[0])}, wanted {want.get(differ[0])}'
+        f'checkpoint of step {step} in {self._directory} does not fit this run: {len(differ)} '
+        f'arrays differ, first {differ[0]}: stored {there.get(differ[0])}, wanted '
+        f'{want.get(differ[0])}'
       )
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
@@ -63,12 +114,70 @@ class Store:
 
   def drop_after(self, step: int) -> None:
     """Delete what is newer: a killed run may have kept a best that its last state never saw."""
+    self.wait()
     for newer in [s for s in self._manager.all_steps() if s > step]:
       self._manager.delete(newer)
 
   def close(self) -> None:
-    """Release what Orbax holds."""
+    """Wait for what is being written; release what Orbax holds."""
+    self.wait()
     self._manager.close()
+
+
+def _sums_file(directory: pathlib.Path, step: int) -> pathlib.Path:
+  return directory / f'sums.{step}.json'
+
+
+def _sums(folder: pathlib.Path) -> dict[str, str]:
+  """File -> SHA-256, of all under a folder."""
+  found = {}
+  for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+    with path.open('rb') as file:
+      found[str(path.relative_to(folder))] = hashlib.file_digest(file, 'sha256').hexdigest()
+  return found
+
+
+def _write_sums(directory: pathlib.Path, step: int) -> None:
+  if not (directory / str(step)).is_dir():
+    return
+  path = _sums_file(directory, step)
+  spare = path.with_name(path.name + '.tmp')
+  spare.write_text(json.dumps(_sums(directory / str(step))), encoding='utf8')
+  os.replace(spare, path)
+  for old in directory.glob('sums.*.json'):
+    if not (directory / old.name.split('.')[1]).is_dir():
+      old.unlink(missing_ok=True)
+
+
+def _set_aside(directory: pathlib.Path) -> None:
+  """Rename damaged checkpoints, newest first, down to one that is whole."""
+  steps = sorted((int(p.name) for p in directory.glob('[0-9]*') if p.name.isdigit()), reverse=True)
+  for step in steps:
+    folder, said = directory / str(step), ''
+    try:
+      wanted = json.loads(_sums_file(directory, step).read_text(encoding='utf8'))
+      found = _sums(folder)
+      wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+      said = ', '.join(wrong[:3])
+    except FileNotFoundError:
+      return  # killed between the step and its sums: it was renamed, so it is complete
+    except (ValueError, AttributeError) as error:
+      said = f'{_sums_file(directory, step).name}: {error}'
+    if not said:
+      return
+    aside = directory / f'{step}.damaged'
+    n = 1
+    while aside.exists():
+      n += 1
+      aside = directory / f'{step}.damaged{n}'
+    folder.rename(aside)
+    log.logger.warning(
+      f'{folder} is damaged ({said}): it is now {aside.name}, and an older checkpoint is used'
+    )
+
+
+def _first(error: Exception) -> str:
+  return f'{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ""}'
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from kdjax import metrics, sharding
+from kdjax import metrics, sharding, stop
 from kdjax.data import batches
 
 Forward = Callable[..., jax.Array]
@@ -49,6 +49,7 @@ def _ahead(data, batch_size, buckets, mesh, run, params) -> Iterator:
   """Dispatch batch n + 1 before batch n is fetched."""
   waiting = None
   for batch, real in batches.eval_batches(data, batch_size, buckets):
+    stop.point()
     now = (batch['index'], run(params, sharding.put(batch, mesh))), real
     if waiting:
       yield waiting

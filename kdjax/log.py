@@ -24,17 +24,20 @@ def setup(level: int = logging.INFO) -> None:
 class Writer:
   """Metrics by step: workdir/log.jsonl and TensorBoard event files.
 
-  Rows at or beyond `start` are dropped on opening: a resumed run writes each step once.
+  What a run that goes on will write again is dropped on opening: rows beyond step `start`, and
+  evaluations beyond step `scored`. So each step is there once.
   """
 
-  def __init__(self, workdir: pathlib.Path, start: int = 0, tensorboard: bool = True):
+  def __init__(self, workdir: pathlib.Path, start: int, scored: int, tensorboard: bool = True):
     workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / 'log.jsonl'
     kept = []
     if self._path.exists():
       for line in self._path.read_text(encoding='utf8').splitlines():
         try:
-          if json.loads(line)['step'] <= start:
+          row = json.loads(line)
+          rated = any(name.startswith('validation/') for name in row)
+          if row['step'] <= (scored if rated else start):
             kept.append(line + '\n')
         except (json.JSONDecodeError, KeyError):
           break  # the torn last line of a killed run

@@ -49,13 +49,15 @@ def _share_configs(path: str) -> None:
 
 def _main(argv) -> None:
   del argv
-  from kdjax import dry, jobs  # after the flags: jax is not loaded for --help
+  from kdjax import dry, jobs, lock  # after the flags: jax is not loaded for --help
 
   c, workdir, mode = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.mode
   if mode == 'train':
-    with one_line_errors():
-      plan = jobs.prepare(c, workdir)
-    jobs.run(plan)
+    with contextlib.ExitStack() as held:
+      with one_line_errors():
+        held.enter_context(lock.of(workdir))
+        plan = jobs.prepare(c, workdir)
+      jobs.run(plan)
   elif mode == 'dry_run':
     with tempfile.TemporaryDirectory() as cache, one_line_errors():
       dry.show(jobs.prepare(c, workdir, cache))
@@ -80,9 +82,10 @@ def start() -> None:
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that torch is not there
   import jax
 
-  from kdjax import log
+  from kdjax import log, stop
 
   log.setup()
+  stop.listen()
   _compile_cache(jax)
 
 

@@ -3,6 +3,7 @@
 python -m kdjax.reproduce --config=configs/augpro.py:sst2 --seeds=3 --workdir=DIR
 """
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -15,7 +16,7 @@ Rows = dict[str, dict]
 
 def _seeds(argv) -> None:
   del argv
-  from kdjax import jobs, report, runs
+  from kdjax import jobs, lock, report, runs
 
   workdir, results = pathlib.Path(flags.FLAGS.workdir), []
   with main.one_line_errors():
@@ -24,9 +25,11 @@ def _seeds(argv) -> None:
   for seed in range(flags.FLAGS.seeds):
     c = flags.FLAGS.config.copy_and_resolve_references()
     c.seed = seed
-    with main.one_line_errors():
-      plan = jobs.prepare(c, workdir / f'seed{seed}')
-    results.append(jobs.run(plan))
+    with contextlib.ExitStack() as held:
+      with main.one_line_errors():
+        held.enter_context(lock.of(workdir / f'seed{seed}'))
+        plan = jobs.prepare(c, workdir / f'seed{seed}')
+      results.append(jobs.run(plan))
   text = summary(results, plan.spec.metrics)
   report.write_json(workdir / 'results.json', results)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')

@@ -11,7 +11,7 @@ from kdjax import report
 
 # Fields that do not change what a run computes: a finished run stands whatever they are.
 _FREE = ('name', 'compare', 'baselines', 'eval', 'export', 'mesh')
-_FREE_TRAIN = ('log_every', 'tensorboard')
+_FREE_TRAIN = ('keep', 'log_every', 'tensorboard')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
 _METHODS = dict(teacher='finetune', generator='mlm')  # by which the models beside the student learn
 

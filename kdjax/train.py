@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import tqdm
 
-from kdjax import checkpoint, log, optim, sharding
+from kdjax import checkpoint, guard, log, optim, sharding, stop
 from kdjax.data import batches
 from kdjax.methods import base
 
@@ -37,14 +37,21 @@ class Result(NamedTuple):
 
 
 def make_step(
-  name: str, player: base.Player, optimizer, mesh, layout=None, accumulate: int = 1
+  name: str,
+  player: base.Player,
+  optimizer,
+  mesh,
+  layout=None,
+  accumulate: int = 1,
+  skip: bool = False,
 ) -> Callable:
   """Jitted (state, frozen, batch, key) -> (state, metrics) of one player's turn.
 
   frozen: parameters that nobody owns; they get no gradient. layout: shardings of the state, None
   where it is whole on every device. The state is donated. With accumulate = A, the batch goes
   through the loss in A parts, and one update follows the mean gradient; a method's in-batch
-  partners are then those of the part.
+  partners are then those of the part. skip: a step whose loss or gradient is not finite changes
+  nothing but the step's number, and is counted as `skipped`.
   """
 
   def step(state: TrainState, frozen, batch, key):
@@ -75,6 +82,11 @@ def make_step(
     updates, opt = optimizer.update(grads, state.opt[name], owned)
     params = state.params | optax.apply_updates(owned, updates)
     new = TrainState(state.step + 1, params, state.opt | {name: opt}, memory)
+    if skip:
+      good = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['grad_norm'])
+      new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+      new = new._replace(step=state.step + 1)
+      metrics |= dict(skipped=1.0 - good)
     return new, {f'{name}/{k}': v for k, v in metrics.items()}
 
   same, rows = sharding.replicated(mesh), sharding.rows(mesh)
@@ -122,7 +134,7 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
   frozen = {k: v for k, v in params.items() if k not in owned}
   layout = sharding.banks(state, mesh)
   steps = {
-    name: make_step(name, player, makers[name], mesh, layout, c.accumulate)
+    name: make_step(name, player, makers[name], mesh, layout, c.accumulate, c.nonfinite == 'skip')
     for name, player in method.players.items()
   }
   return Game(jax.device_put(state, layout), jax.device_put(frozen, same), steps, k_step)
@@ -167,58 +179,87 @@ def fit(
   )
   game = start(method, params, data, c, total, mesh)
   state = game.state
-  last, best = (checkpoint.Store(workdir / 'checkpoints' / name) for name in ('last', 'best'))
-  meta = dict(best=None, metrics={}, best_step=0)
+  last = checkpoint.Store(workdir / 'checkpoints' / 'last', c.keep)
+  # Two: a run that is killed between its two saves goes on from the best before the newest.
+  best = checkpoint.Store(workdir / 'checkpoints' / 'best', keep=2)
+  # scored: the last step that was evaluated. pending: metrics of steps that no log row has yet.
+  meta = dict(best=None, metrics={}, best_step=0, scored=0, pending=[])
   if last.step() is not None:
     state, meta = last.restore(state)
     log.logger.info(f'{title}: going on from step {int(state.step)}')
-  begin = int(state.step)
-  best.drop_after(begin)
+  begin, pending = int(state.step), meta.pop('pending')
+  best.drop_after(meta['scored'])
   every = c.eval_every or per_epoch
   stream = batches.train_batches(data, c.batch_size, buckets, c.seed, begin)
-  clock, pending, shown = log.Clock(), [], {}
+  watch = guard.Guard(title, workdir, c.nonfinite)
+  clock, shown = log.Clock(), {}
   with (
-    contextlib.closing(log.Writer(workdir, begin, c.tensorboard)) as writer,
+    stop.hold(),
+    contextlib.closing(log.Writer(workdir, begin, meta['scored'], c.tensorboard)) as writer,
     tqdm.tqdm(total=total, initial=begin, desc=title, unit='step', dynamic_ncols=True) as bar,
   ):
+
+    def keep(done: int, state, wait: bool = False) -> None:
+      with stop.saving():
+        last.save(done, state, meta | dict(pending=pending), wait)
+
+    def rate(done: int, state) -> None:
+      """Evaluate, and keep what is best; a stop in the middle of it comes back to it."""
+      try:
+        scores = score(state.params['student'])
+      except stop.Stopped:
+        keep(done, state, wait=True)
+        raise
+      name, value = next(iter(scores.items()))
+      shown[name] = value
+      writer.write(done, {f'validation/{k}': v for k, v in scores.items()})
+      meta['scored'] = done
+      if meta['best'] is None or value > meta['best']:
+        meta.update(best=value, metrics=scores, best_step=done)
+        with stop.saving():
+          best.save(done, state.params['student'], meta, wait=True)
+      keep(done, state)
+
+    if meta['scored'] < begin and (begin % every == 0 or begin == total):
+      rate(begin, state)
     for done, batch in enumerate(itertools.islice(stream, total - begin), begin + 1):
       step = game.steps[method.turn(done - 1, total)]
       state, metrics = step(state, game.frozen, sharding.put(batch, mesh), game.key)
+      watch.watch(done, batch)
       pending.append(metrics)
-      rest = done % every == 0 or done == total
-      if done % c.log_every == 0 or rest:  # a row never spans a checkpoint: resumed logs are equal
-        row = _means(pending, title, done)
+      due = done % every == 0 or done == total
+      if done % c.log_every == 0 or due:  # a row never spans an evaluation
+        pending = watch.fetch(pending, done)
+        row = _means(pending)
         row['examples_per_second'] = clock.rate(c.batch_size * len(pending))
         pending = []
         writer.write(done, row)
-        shown['loss'] = next(v for k, v in row.items() if k.endswith('/loss'))
+        shown['loss'] = next((v for k, v in row.items() if k.endswith('/loss')), float('nan'))
         shown['examples/s'] = row['examples_per_second']
-      if rest:
-        scores = score(state.params['student'])
-        name, value = next(iter(scores.items()))
-        shown[name] = value
-        writer.write(done, {f'validation/{k}': v for k, v in scores.items()})
-        if meta['best'] is None or value > meta['best']:
-          meta = dict(best=value, metrics=scores, best_step=done)
-          best.save(done, state.params['student'], meta)
-        last.save(done, state, meta)
+      if due:
+        rate(done, state)
         clock = log.Clock()
+      if stop.asked() and done < total:
+        if not due:
+          pending = watch.fetch(pending, done)
+          keep(done, state, wait=True)
+        last.close()
+        log.logger.info(f'{title}: stopped at step {done}, saved in {workdir}')
+        raise stop.Stopped
       bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
       bar.update()
-  student, kept = best.restore(state.params['student'])
+    student, kept = best.restore(state.params['student'])
   last.close()
   best.close()
+  stop.point()  # all of it is saved
   return Result(student, kept['metrics'], kept['best_step'], total)
 
 
-def _means(pending: list[dict[str, jax.Array]], title: str, step: int) -> dict[str, float]:
-  """Mean of each metric over the steps that had it."""
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+  """Mean of each metric over the steps that had it; a step that was skipped has none to give."""
   values = collections.defaultdict(list)
-  for metrics in jax.device_get(pending):
+  for metrics in rows:
     for name, value in metrics.items():
-      values[name].append(value)
-  row = {name: float(np.mean(v)) for name, v in values.items()}
-  bad = [name for name, value in row.items() if not np.isfinite(value)]
-  if bad:
-    raise FloatingPointError(f'{title}: {", ".join(bad)} is not finite by step {step}')
-  return row
+      if np.isfinite(value):
+        values[name].append(value)
+  return {name: float(np.mean(v)) for name, v in values.items()}

@@ -11,25 +11,27 @@ def _rows(folder):
   return [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
 
 
-def test_a_resumed_log_has_each_step_once(tmp_path):
-  writer = log.Writer(tmp_path, tensorboard=False)
+def test_a_resumed_log_has_each_step_and_each_evaluation_once(tmp_path):
+  writer = log.Writer(tmp_path, 0, 0, tensorboard=False)
   for step in (1, 2, 3):
     writer.write(step, dict(loss=step / 2))
+    writer.write(step, {'validation/f1': step / 4})
   writer.close()
   with (tmp_path / 'log.jsonl').open('a') as f:
     f.write('{"step": 4, "lo')  # killed while writing
-  writer = log.Writer(tmp_path, start=2, tensorboard=False)
+  writer = log.Writer(tmp_path, start=2, scored=1, tensorboard=False)
   writer.write(3, dict(loss=9.0))
   writer.close()
   assert _rows(tmp_path) == [
     dict(step=1, loss=0.5),
+    {'step': 1, 'validation/f1': 0.25},
     dict(step=2, loss=1.0),
     dict(step=3, loss=9.0),
   ]
 
 
 def test_tensorboard_files_are_written_where_asked_for(tmp_path):
-  writer = log.Writer(tmp_path)
+  writer = log.Writer(tmp_path, 0, 0)
   writer.write(1, {'student/loss': 0.5})
   writer.close()
   (file,) = (tmp_path / 'tensorboard').iterdir()

@@ -1,16 +1,19 @@
 """What every method must do, one test over the directory of methods."""
 
+import contextlib
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import checkpoint, methods, sharding, train
+from kdjax import checkpoint, methods, sharding, stop, train
 from kdjax import env as environments
 from kdjax.methods import base
 from tests import tiny
+from tests.methods import crash
 
 # As shipped, and with switches that change what is computed; the latter on fewer tests.
 SHIPPED = [(name, {}) for name in tiny.method_names()]
@@ -178,6 +181,32 @@ def test_four_steps_are_two_saved_and_restored_and_two(rng, tmp_path, name, chan
   assert meta == dict(note='half')
   end, _ = _play(game, batches[2:], state, 2)
   assert _same(whole, end)
+
+
+# One player, two players, banks; all the others take minutes.
+MORTAL = [
+  pytest.param(name, {}, marks=() if name in ('kd', 'mate_kd', 'codir') else pytest.mark.slow)
+  for name in tiny.method_names()
+]
+
+
+@pytest.mark.parametrize('name, changes', MORTAL, ids=str)
+def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(rng, tmp_path, monkeypatch, name, changes):
+  run = crash.Run(_game(name, changes), crash.dataset(rng), monkeypatch)
+  whole, events = run.play(tmp_path / 'whole'), run.events
+  for n, told in enumerate((False, True)):
+    where, stopped = tmp_path / str(n), threading.Event()
+    monkeypatch.setattr(stop, '_asked', stopped)
+    if told:
+      run.kill = stopped.set
+    after = int(rng.integers(events))
+    with contextlib.suppress(crash.Death, stop.Stopped):
+      run.play(where, after)
+    stopped.clear()
+    again = run.play(where)
+    assert _same(again.params, whole.params), (told, after)
+    assert again[1:] == whole[1:]
+    assert crash.left(where) == crash.left(tmp_path / 'whole'), (told, after)
 
 
 def test_the_registry_is_the_directory():
