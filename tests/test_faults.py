@@ -1,0 +1,117 @@
+"""Whole runs that are killed, told to stop and robbed of files, again and again; minutes long.
+
+python -m pytest -m slow tests/test_faults.py; KDJAX_FAULTS is how often each run dies (20).
+"""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kdjax import stop
+from tests import tiny
+
+FAULTS = int(os.environ.get('KDJAX_FAULTS', 20))
+_HERE = pathlib.Path(__file__).parent.parent
+
+
+def _start(name: str, folder: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
+  # Restarts find their programs compiled.
+  env = os.environ | dict(JAX_COMPILATION_CACHE_DIR=str(folder / 'xla'))
+  command = [sys.executable, '-m', 'tests.toy_run', name, str(folder), str(workdir)]
+  return subprocess.Popen(
+    command, cwd=_HERE, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+  )
+
+
+def _finish(process: subprocess.Popen) -> None:
+  _, said = process.communicate(timeout=600)
+  assert process.returncode == 0, said.decode()[-2000:]
+
+
+def _rows(workdir: pathlib.Path) -> int:
+  return sum(len(p.read_text().splitlines()) for p in workdir.glob('*/log.jsonl'))
+
+
+def _left(workdir: pathlib.Path) -> dict:
+  """All that a run leaves and that must not depend on what happened to it."""
+  found = {}
+  for path in sorted(workdir.rglob('*')):
+    name = str(path.relative_to(workdir))
+    if path.name == 'model.safetensors':
+      found[name] = path.read_bytes()
+    elif path.name == 'log.jsonl':
+      rows = [json.loads(line) for line in path.read_text().splitlines()]
+      found[name] = [{k: v for k, v in r.items() if k != 'examples_per_second'} for r in rows]
+    elif path.name == 'result.json':
+      found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != 'seconds'}
+    elif path.name == 'results.json':
+      rows = json.loads(path.read_text()).items()
+      found[name] = {m: {k: v for k, v in r.items() if 'second' not in k} for m, r in rows}
+  return found
+
+
+def _rob(workdir: pathlib.Path, rng: random.Random) -> bool:
+  """Truncate a file of the newest checkpoint of a run that has an older one."""
+  steps = {}
+  for path in workdir.glob('*/checkpoints/last/[0-9]*'):
+    if path.name.isdigit() and (path.parent / f'sums.{path.name}.json').exists():
+      steps.setdefault(path.parent, []).append(int(path.name))
+  steps = {where: found for where, found in steps.items() if len(found) > 1}
+  if not steps:
+    return False
+  where, found = rng.choice(sorted(steps.items()))
+  files = [p for p in (where / str(max(found))).rglob('*') if p.is_file() and p.stat().st_size]
+  victim = rng.choice(sorted(files))
+  os.truncate(victim, rng.randrange(victim.stat().st_size))
+  return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', tiny.config_names())
+def test_whatever_happens_to_a_run_it_ends_the_same(rng, tmp_path, name):
+  chance = random.Random(int(rng.integers(1 << 30)))
+  whole, folder = tmp_path / 'whole', tmp_path / 'data'
+  _finish(_start(name, folder, whole))
+  began = time.monotonic()
+  shutil.rmtree(whole)
+  _finish(_start(name, folder, whole))  # compiled now: how long a run takes
+  seconds, rows = time.monotonic() - began, _rows(whole)
+  work, count = tmp_path / 'work', dict(killed=0, stopped=0, finished=0, robbed=0)
+  for n in range(FAULTS):
+    process = _start(name, folder, work)
+    # Half by the clock, through imports, tokens and programs; half in the midst of training.
+    moment, seen = time.monotonic() + chance.uniform(0.1, seconds), chance.randint(1, rows)
+    there = _rows(work)
+    while process.poll() is None and time.monotonic() < began + 1e4:
+      if time.monotonic() > moment if n % 2 else _rows(work) > min(there + seen % 4, rows - 1):
+        break
+      time.sleep(0.01)
+    if process.poll() is not None:
+      _finish(process)
+      count['finished'] += 1
+      shutil.rmtree(work)  # the next fault wants a run
+      continue
+    if chance.random() < 0.5:
+      process.kill()
+      process.communicate()
+      count['killed'] += 1
+    else:
+      process.send_signal(signal.SIGTERM)
+      _, said = process.communicate(timeout=60)
+      # Before the program listens, SIGTERM does what it does everywhere; at its end, nothing.
+      assert process.returncode in (stop.CODE, -signal.SIGTERM, 0), said.decode()[-2000:]
+      count['stopped'] += 1
+    if chance.random() < 0.25:
+      count['robbed'] += _rob(work, chance)
+  _finish(_start(name, folder, work))
+  print(name, count)
+  assert _left(work) == _left(whole), count
+  assert count['killed'] + count['stopped'] >= FAULTS // 2
