@@ -55,7 +55,7 @@ def _of_images(c: ConfigDict) -> None:
   c.teacher.update(
     init='resnet:32,32,64,64,128,128' if color else 'mlp:256,256', epochs=20.0, rate=1e-3
   )
-  c.student.init = 'resnet:8,16,32' if color else 'mlp:6'
+  c.student.init = 'resnet:8,16,32' if color else 'mlp:16'
   c.train.update(batch_size=64, epochs=20.0, rate=1e-3)
   c.eval.batch_size = 256
   if c.task.name == 'digits':  # seconds of work

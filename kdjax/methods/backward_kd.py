@@ -119,8 +119,8 @@ def view(c, env) -> blend.Part:
       capped=(norm_B > 0.999 * c.cap).mean(),
     )
     if env.images:
-      ends = [sum(x == end for end in env.bounds).mean() for x in (start_BLT, z_BLT)]
-      metrics['clamped'] = ends[1] - ends[0]  # what the steps brought to an end of the range
+      # Pixels that the steps brought to an end of the range.
+      metrics['clamped'] = sum(((z_BLT == v) & (start_BLT != v)).mean() for v in env.bounds)
     clock = memory['clock'] + batch['tokens'].shape[0]
     memory = memory | dict(clock=clock, anchor=anchor, map=map_ST)
     own = mapped(z_BLT, live['student'])  # trains the student's own vectors, not Q's share
