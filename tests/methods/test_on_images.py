@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdjax import checkpoint, methods, net, sharding, tasks, train
 from kdjax import env as environments
-from kdjax import methods, net, sharding, tasks, train
 from kdjax.data import batches
 from kdjax.methods import backward_kd, base
 from kdjax.models import vision_files
@@ -182,8 +182,8 @@ def test_the_first_round_is_plain_kd_and_later_ones_are_not(rng):
 
 
 @functools.cache
-def game(name, devices=1):
-  env, params = world()
+def game(name, devices=1, models=()):
+  env, params = world(*models)
   method = methods.get(name)(tiny.fields(name), env)
   label = np.arange(40, dtype=np.int32) % CLASSES
   data = batches.Dataset(None, label, np.arange(40, dtype=np.int32), None)
@@ -191,11 +191,11 @@ def game(name, devices=1):
   return method, train.start(method, params, data, tiny.train_fields(), 400, mesh), mesh
 
 
-def play(name, batches, devices=1):
-  method, started, mesh = game(name, devices)
+def play(name, batches, devices=1, models=(), state=None, first=0):
+  method, started, mesh = game(name, devices, models)
   players, log = list(method.players), []
-  state = jax.tree.map(jnp.copy, started.state)
-  for n, batch in enumerate(batches):
+  state = jax.tree.map(jnp.copy, state or started.state)
+  for n, batch in enumerate(batches, first):
     step = started.steps[players[n % len(players)]]
     state, metrics = step(state, started.frozen, sharding.put(batch, mesh), started.key)
     log.append(jax.device_get(metrics))
@@ -217,11 +217,28 @@ def test_owned_parameters_move_and_the_teacher_does_not(rng, name):
   assert all(np.isfinite(v) for row in log for v in row.values())
 
 
-def test_one_device_equals_four(rng):
-  parts = [picture(rng) for _ in range(3)]
-  one, four = (play('backward_kd', parts, n)[1] for n in (1, 4))
+@pytest.mark.parametrize('models', [(), ('resnet:4', 'resnet:4,6')], ids=str)
+def test_one_device_equals_four(rng, models):
+  parts = [picture(rng) for _ in range(2)]
+  one, four = (play('backward_kd', parts, n, models)[1] for n in (1, 4))
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
+
+
+def test_seven_steps_are_five_saved_and_restored_and_two(rng, tmp_path):
+  parts = [picture(rng) for _ in range(7)]  # a round is five
+  whole, _ = play('backward_kd', parts)
+  half, _ = play('backward_kd', parts[:5])
+  store = checkpoint.Store(tmp_path)
+  store.save(5, half, {})
+  store.close()
+  store = checkpoint.Store(tmp_path)
+  state, _ = store.restore(game('backward_kd')[1].state)
+  store.close()
+  end, log = play('backward_kd', parts[5:], state=state, first=5)
+  assert all(row['student/rise'] > 1 for row in log)
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(end), strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize('name', base.TOKENS)
