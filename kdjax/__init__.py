@@ -4,7 +4,7 @@ __version__ = '0.1.0'
 
 
 def load(dir_or_id: str, **options):
-  """A distilled (or any HuggingFace) classifier, ready for text: see predict.Classifier."""
+  """A distilled (or any HuggingFace) classifier, ready for its input: see predict.Classifier."""
   from kdjax import predict  # jax and transformers are loaded when they are used
 
   return predict.load(dir_or_id, **options)

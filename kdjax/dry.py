@@ -10,26 +10,22 @@ def show(plan: env.Plan, rows: int = 3) -> None:
   c, spec = plan.c, plan.spec
   print(f'\ntask {spec.name}: {spec.kind}, {plan.text.origin}')
   for name, data in plan.data.items():
-    length = data.tokens.length
-    quantiles = ', '.join(f'{q:.0f}' for q in np.quantile(length, (0.5, 0.9, 1.0)))
-    full = (length >= c.data.max_length).mean()
-    print(
-      f'  {name}: {len(length)} rows, tokens (50, 90, 100 %): {quantiles}; {full:.1%} at max_length'
-      f'{_balance(data.label, spec)}'
-    )
+    sizes = _images(data, spec) if spec.images else _lengths(data, c.data.max_length)
+    print(f'  {name}: {len(data.index)} rows, {sizes}{_balance(data.label, spec)}')
   roles = ('teacher', 'student', 'generator')
   models = {name: getattr(plan, name) for name in roles if getattr(plan, name)}
   reader = 'student' if plan.student else 'generator'
   print(f'\nrows as the {reader} reads them:')
   data = plan.data['train']
   for i in range(min(rows, len(data.index))):
-    ids = data.tokens.tokens[i, : data.tokens.length[i]]
-    print(f'  {_label(data.label[i], spec)}: {models[reader].tokenizer.decode(ids)}')
+    row = data.tokens.tokens[i, : data.tokens.length[i]]
+    shown = _picture(row, spec) if spec.images else models[reader].tokenizer.decode(row)
+    print(f'  {_label(data.label[i], spec)}: {shown}')
   print('\nmodels:')
   for name, model in models.items():
     config = model.config
     print(
-      f'  {name}: {config.model_type}, {config.num_hidden_layers} layers x {config.hidden_size}, '
+      f'  {name}: {_kind(config)}, {config.num_hidden_layers} layers x {config.hidden_size}, '
       f'{model.parameters:,} parameters'
     )
   if plan.env.mismatch:
@@ -38,6 +34,31 @@ def show(plan: env.Plan, rows: int = 3) -> None:
   for name in runs.order(c):
     _line(name, *train.total_steps(runs.fields(c, name), len(data.index)), plan)
   print(f'\ndevices: {plan.mesh.shape["data"]} x {plan.mesh.devices.flat[0].device_kind}')
+
+
+def _lengths(data, max_length: int) -> str:
+  length = data.tokens.length
+  quantiles = ', '.join(f'{q:.0f}' for q in np.quantile(length, (0.5, 0.9, 1.0)))
+  full = (length >= max_length).mean()
+  return f'tokens (50, 90, 100 %): {quantiles}; {full:.1%} at max_length'
+
+
+def _images(data, spec) -> str:
+  pixels = data.tokens.tokens
+  shape = ' x '.join(map(str, spec.shape))
+  return f'{shape}, pixels from {pixels.min()} to {pixels.max()}, mean {pixels.mean():.0f}'
+
+
+def _picture(pixels_PC: np.ndarray, spec) -> str:
+  """An image in characters, two a pixel; of a large one, not all pixels."""
+  step = -(-spec.shape[1] // 32)
+  grey_HW = pixels_PC.reshape(spec.shape).mean(-1)[::step, ::step]
+  lines = (''.join(2 * ' .:-=+*#%@'[int(v * 9.99 / 255)] for v in row) for row in grey_HW)
+  return ''.join(f'\n    |{line}|' for line in lines)
+
+
+def _kind(config) -> str:
+  return getattr(config, 'architecture', config.model_type)
 
 
 def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:

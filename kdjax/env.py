@@ -13,26 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import net, roles, sharding, tasks
-from kdjax.data import batches, sources, tokens
+from kdjax.data import batches, images, sources, tokens
 
 
 class Env(NamedTuple):
   """What a method's make(c, env) closes over.
 
   teacher: None where a masked language model is trained, which is then the student.
-  ordinary: bool[V], the ids that augmentation may change or write.
+  ordinary: bool[V], the ids that augmentation may change or write; None of images.
   mismatch: why teacher and student cannot read the same ids; '' where they can.
   generator: a masked language model with the student's token ids, where a method wants one.
   mask_id: what it reads where a token is hidden; None where the tokenizer has no such token.
+  bounds: (low, high) of the input where it is pixels, embeddings of which are the same numbers;
+    None of text.
   """
 
   student: net.Net
   teacher: net.Net | None
   task: tasks.Task
-  ordinary: jax.Array
+  ordinary: jax.Array | None
   mismatch: str = ''
   generator: net.Net | None = None
   mask_id: int | None = None
+  bounds: tuple[float, float] | None = None
+
+  @property
+  def images(self) -> bool:
+    """Whether the input is images."""
+    return self.bounds is not None
 
 
 class Plan(NamedTuple):
@@ -61,12 +69,14 @@ def settle(c):
   c.task.name = spec.name
   if not c.data.source:
     c.data.source = (
-      'docs'
-      if spec.name == 'docs'
-      else 'files'
-      if c.data.train
+      'files'
+      if c.data.train or spec.name == 'images'
+      else spec.name
+      if spec.name in ('docs', 'digits')
       else 'local'
       if c.data.dir
+      else 'tfds'
+      if spec.images
       else 'hub'
     )
   c.data.max_length = c.data.max_length or (32 if spec.name == 'docs' else 128)
@@ -90,6 +100,8 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
   text = sources.read(c.data, spec)
   if spec.kind != 'regression' and not spec.labels:
     spec = tasks.with_labels(spec, text.labels)
+  if spec.images:
+    spec = dataclasses.replace(spec, shape=next(iter(text.splits.values())).first.shape[1:])
   if 'train' in text.splits:
     few = sources.subset(
       text.splits['train'], c.data.train_fraction, c.data.train_size, c.data.seed, spec.kind
@@ -124,13 +136,17 @@ def prepare(
   if 'student' in cast:
     teacher = roles.teacher(c, spec, finished.get('teacher'))
     student = roles.student(c, spec, teacher)
-    mismatch = tokens.same_ids(teacher.tokenizer, student.tokenizer)
+    if not spec.images:
+      mismatch = tokens.same_ids(teacher.tokenizer, student.tokenizer)
   if 'generator' in cast:
     generator = roles.generator(c, finished.get('generator'))
     if student:
       _same_words(generator, student, mismatch)
   learner = student or generator
-  data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir)
+  if spec.images:
+    data = {name: images.dataset(table) for name, table in text.splits.items()}
+  else:
+    data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir)
   world = make(c, spec, learner, teacher, student and generator, mismatch)
   return Plan(c, spec, text, teacher, student, generator, data, world, mesh, workdir)
 
@@ -162,6 +178,8 @@ def make(
     nets[1] = dataclasses.replace(nets[1], view='teacher_')
   if not c.train.dropout:
     nets[0], nets[2] = quiet(nets[0]), nets[2] and quiet(nets[2])
+  if spec.images:
+    return Env(nets[0], nets[1], tasks.KINDS[spec.kind], None, bounds=(0.0, 1.0))
   return Env(
     nets[0],
     nets[1],

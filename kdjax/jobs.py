@@ -28,7 +28,8 @@ from kdjax import (
   sharding,
   train,
 )
-from kdjax.models import hf
+from kdjax.methods import base
+from kdjax.models import hf, vision_files
 
 
 def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
@@ -39,7 +40,9 @@ def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
   wanted = runs.order(c)
   if not cache:
     report.writable(workdir)
-  c, _ = env.settle(c)
+  c, spec = env.settle(c)
+  for name in runs.names(c):
+    base.check_images(runs.block(c, name).name, spec.images)
   c.data.cache = cache or c.data.cache
   for name in wanted:
     runs.same(workdir / name, runs.asked(c, name))
@@ -106,7 +109,7 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   workdir, c = plan.workdir / name, plan.c
   if runs.done(workdir):
     log.logger.info(f'{name}: finished already, {workdir / "model"} is used')
-    return plan.generator if name == 'generator' else load(plan, workdir / 'model')
+    return plan.generator if name == 'generator' else roles.load(c, plan.spec, workdir / 'model')
   workdir.mkdir(parents=True, exist_ok=True)
   report.write_json(workdir / 'run.json', runs.asked(c, name))
   began = time.perf_counter()
@@ -146,22 +149,14 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   )
   labels = plan.spec.labels if name != 'generator' else ()
   card = report.card(plan, name, result)
-  hf.save(
-    workdir / 'model', module, model.config, model.tokenizer, labels=labels or None, card=card
-  )
+  model = model._replace(module=module)
+  roles.save(model, workdir / 'model', labels, card)
   report.write_json(workdir / 'result.json', result)
-  return model._replace(module=module)
+  return model
 
 
 def _say(name: str, scores: dict[str, float]) -> None:
   log.logger.info(f'{name}: ' + ', '.join(f'{k} {v:.4f}' for k, v in scores.items()))
-
-
-def load(plan, where: pathlib.Path) -> roles.Model:
-  """A model that a run saved."""
-  c = plan.c.train
-  found = hf.read(str(where), plan.spec.num_labels, dtype=c.dtype, attention=c.attention)
-  return roles.Model(found.module, found.config, found.tokenizer)
 
 
 def _rows(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
@@ -276,7 +271,7 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
   shutil.rmtree(spare, ignore_errors=True)
   shutil.copytree(where, spare)
   kind = 'mlm' if runs.masked(c) else 'classify'
-  first, second = (net.split(hf.load(str(d), head=kind)[0])[1] for d in (where, spare))
+  first, second = (net.split(_read(d, kind))[1] for d in (where, spare))
   if not all(map(np.array_equal, *(_leaves(p) for p in (first, second)))):
     raise RuntimeError(f'{spare} does not read back as {where}')
   if target.exists():
@@ -284,6 +279,12 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
   spare.rename(target)
   print(f'exported {where} to {target}')
   return target
+
+
+def _read(folder: pathlib.Path, kind: str):
+  if vision_files.holds(folder):
+    return vision_files.load(folder)[0]
+  return hf.load(str(folder), head=kind)[0]
 
 
 def _leaves(params):

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]  # nested dicts of arrays, string keys
 Batch = dict[str, jax.Array]
+
+_IDS = jax.ShapeDtypeStruct((4,), np.int32)
 
 
 class Out(NamedTuple):
@@ -33,6 +36,7 @@ class Net:
   decode: (params, hidden [..., D]) -> logits f32[..., V]; of a masked-LM head alone
   view: prefix of the batch keys this net reads. 'teacher_' for a teacher with a tokenizer of its
     own, whose batch carries teacher_tokens, teacher_segments and teacher_mask.
+  row: shape and type of one row of tokens: ids [L], of any L, or pixels [P, channels].
   """
 
   embed: Callable[..., jax.Array]
@@ -40,6 +44,7 @@ class Net:
   table: Callable[..., jax.Array]
   decode: Callable[..., jax.Array] | None = None
   view: str = ''
+  row: jax.ShapeDtypeStruct = _IDS
 
   def __call__(self, params: Params, batch: Batch, key: jax.Array | None = None) -> Out:
     """Embed, then encode: tokens, mask and segments of the batch."""
@@ -55,11 +60,22 @@ class Net:
     """bool[B, L]: the real positions of the text as this net reads it."""
     return batch[self.view + 'mask']
 
+  def dummy(self) -> Batch:
+    """Shapes of a batch of one row that this net reads, for jax.eval_shape."""
+    places = (1, self.row.shape[0])
+    shapes = dict(
+      tokens=jax.ShapeDtypeStruct((1, *self.row.shape), self.row.dtype),
+      segments=jax.ShapeDtypeStruct(places, np.int32),
+      mask=jax.ShapeDtypeStruct(places, np.bool_),
+    )
+    return {self.view + name: shape for name, shape in shapes.items()}
+
 
 def split(module: nnx.Module) -> tuple[Net, Params]:
   """Cut a module once into functions and parameters.
 
-  The module holds nnx.Param and nothing else, and has methods embed, encode, table and decode.
+  The module holds nnx.Param and nothing else, and has methods embed, encode, table and decode; and
+  a row where it does not read ids.
   """
   graph, state = nnx.split(module, nnx.Param)
 
@@ -67,6 +83,7 @@ def split(module: nnx.Module) -> tuple[Net, Params]:
     return lambda params, *args: getattr(nnx.merge(graph, params), name)(*args)
 
   cut = Net(*(method(name) for name in ('embed', 'encode', 'table', 'decode')))
+  cut = dataclasses.replace(cut, row=getattr(module, 'row', _IDS))
   return cut, nnx.to_pure_dict(state)
 
 

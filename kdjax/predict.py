@@ -1,61 +1,100 @@
-"""A distilled model as a function from text to probabilities."""
+"""A distilled model as a function from text, or images, to probabilities."""
 
 import csv
 import pathlib
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from kdjax import evaluate, metrics, net, sharding, tasks
-from kdjax.data import batches, sources, tokens
-from kdjax.models import hf
+from kdjax.data import batches, images, sources, tokens
+from kdjax.models import hf, vision_files
 
-Texts = Sequence[str | tuple[str, str]]
+Inputs = Sequence[str | tuple[str, str]] | np.ndarray
+
+
+class Texts(NamedTuple):
+  """How a model gets text: single ones, or pairs."""
+
+  tokenizer: Any
+  vocab_size: int
+  max_length: int
+
+  def parts(self, inputs: Inputs) -> tuple[list[str], list[str] | None]:
+    """(first texts, second ones or None)."""
+    pairs = [t if isinstance(t, tuple) else (t, None) for t in inputs]
+    if len({b is None for _, b in pairs}) > 1:
+      raise ValueError('single texts and pairs do not go into one call')
+    single = not pairs or pairs[0][1] is None
+    return [a for a, _ in pairs], None if single else [b for _, b in pairs]
+
+  def dataset(self, table: sources.Table) -> batches.Dataset:
+    """Token ids."""
+    ids = tokens.tokenise(table, self.tokenizer, self.max_length, None)
+    return batches.Dataset(ids, table.label, table.index, np.ones(self.vocab_size, bool))
+
+
+class Images(NamedTuple):
+  """How a model gets images: u8, or floats in [0, 1], [n, H, W, C], or [n, H, W] of one channel."""
+
+  shape: tuple[int, ...]
+
+  def parts(self, inputs: Inputs) -> tuple[np.ndarray, None]:
+    """(u8[n, H, W, C], None)."""
+    if not len(inputs):
+      return np.zeros((0, *self.shape), np.uint8), None
+    pixels = images.bytes_of(inputs, 'images')
+    if pixels.shape[1:] != self.shape:
+      raise ValueError(f'images are {pixels.shape[1:]}, the model reads {self.shape}')
+    return pixels, None
+
+  def dataset(self, table: sources.Table) -> batches.Dataset:
+    """Pixels."""
+    return images.dataset(table)
 
 
 class Classifier:
-  """clf(['text', ...]) or clf([('a', 'b'), ...]) -> probabilities f32[n, C] (or scores f32[n]).
+  """clf(['text', ...]), clf([('a', 'b'), ...]) or clf(images) -> probabilities f32[n, C].
 
-  labels: class names, in the order of the columns; () for regression.
+  Of regression, scores f32[n]. labels: class names, in the order of the columns; () for regression.
   """
 
   def __init__(self, module, config, tokenizer, batch_size: int, max_length: int):
-    if tokenizer is None:
+    if isinstance(config, vision_files.Config):
+      self._reader, buckets = Images(config.shape), ()
+    elif tokenizer is None:
       raise ValueError('the model has no tokenizer files: it cannot read text')
+    else:
+      max_length = min(max_length, module.spec.max_length)
+      self._reader = Texts(tokenizer, config.vocab_size, max_length)
+      buckets = batches.lengths((16, 32, 64, 128, 256), max_length)
     kinds = {problem: kind for kind, problem in tasks.PROBLEM_TYPES.items()}
     fallback = 'regression' if config.num_labels == 1 else 'classes'
     self.kind = kinds.get(config.problem_type, fallback)
     names = (config.id2label[i] for i in range(config.num_labels))
     self.labels = () if self.kind == 'regression' else tuple(names)
-    self._tokenizer = tokenizer
-    self._vocab_size = config.vocab_size
-    self._max_length = max_length = min(max_length, module.spec.max_length)
     self._mesh = sharding.make_mesh()
     cut, params = net.split(module)
     self._params = sharding.everywhere(params, self._mesh)
     self._forward = evaluate.forward(cut, self._mesh)
     devices = self._mesh.shape['data']
     self._batch_size = -(-batch_size // devices) * devices
-    self._buckets = batches.lengths((16, 32, 64, 128, 256), max_length)
+    self._buckets = buckets
 
-  def __call__(self, texts: Texts) -> np.ndarray:
+  def __call__(self, inputs: Inputs) -> np.ndarray:
     """Probabilities f32[n, C]: softmax, or a sigmoid per label; scores f32[n] for regression."""
-    pairs = [t if isinstance(t, tuple) else (t, None) for t in texts]
-    if not pairs:
+    first, second = self._reader.parts(inputs)
+    if not len(first):
       return np.zeros((0, len(self.labels)) if self.labels else (0,), np.float32)
-    if len({b is None for _, b in pairs}) > 1:
-      raise ValueError('single texts and pairs do not go into one call')
-    second = None if pairs[0][1] is None else [b for _, b in pairs]
-    return self._probabilities(self.logits([a for a, _ in pairs], second))
+    return self._probabilities(self.logits(first, second))
 
-  def logits(self, first: list[str], second: list[str] | None = None) -> np.ndarray:
-    """f32[n, C]."""
+  def logits(self, first: list[str] | np.ndarray, second: list[str] | None = None) -> np.ndarray:
+    """f32[n, C] of texts, pairs of texts, or images u8[n, H, W, C]."""
     n = len(first)
     table = sources.Table(first, second, np.zeros(n, np.int32), np.arange(n, dtype=np.int32))
-    ids = tokens.tokenise(table, self._tokenizer, self._max_length, None)
-    usable = np.ones(self._vocab_size, bool)
-    data = batches.Dataset(ids, table.label, table.index, usable)
+    data = self._reader.dataset(table)
     return evaluate.logits(
       self._forward, self._params, data, self._batch_size, self._buckets, self._mesh
     )
@@ -97,5 +136,7 @@ class Classifier:
 
 
 def load(dir_or_id: str, batch_size: int = 64, max_length: int = 128) -> Classifier:
-  """A classifier from a HuggingFace folder or id: kdjax.load."""
+  """A classifier from a HuggingFace folder or id, or a folder of a model of images: kdjax.load."""
+  if vision_files.holds(dir_or_id):
+    return Classifier(*vision_files.load(dir_or_id), None, batch_size, max_length)
   return Classifier(*hf.load(str(dir_or_id)), batch_size=batch_size, max_length=max_length)

@@ -60,7 +60,7 @@ def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
     faster = row['examples_per_second'] / rows['teacher']['examples_per_second']
     values = [f'{row[s][m]:.4f}' for s in splits for m in spec.metrics]
     speeds = [f'{row["examples_per_second"]:.0f}', f'{faster:.1f}']
-    lines.append([name, f'{row["parameters"] / 1e6:.1f} M', *values, *speeds])
+    lines.append([name, count(row['parameters']), *values, *speeds])
   text = markdown(head, lines)
   write_json(workdir / 'results.json', rows)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
@@ -73,7 +73,7 @@ def guesses(result: dict, workdir: pathlib.Path) -> dict[str, dict]:
   """Print what a masked language model learned, before and after; keep it as `table` does."""
   split, before, after = (result[k] for k in ('split', 'before', 'metrics'))
   rows = dict(generator={'parameters': result['parameters'], 'before': before, split: after})
-  head = [f'generator, {result["parameters"] / 1e6:.1f} M', *(f'{split} {k}' for k in after)]
+  head = [f'generator, {count(result["parameters"])}', *(f'{split} {k}' for k in after)]
   lines = [
     [name, *(f'{v:.4f}' if v < 1 else f'{v:.1f}' for v in scores.values())]
     for name, scores in (('untrained', before), ('trained', after))
@@ -84,6 +84,11 @@ def guesses(result: dict, workdir: pathlib.Path) -> dict[str, dict]:
   print(f'\n{text}\n')
   _where(rows, workdir)
   return rows
+
+
+def count(parameters: int) -> str:
+  """'22.7 M', or '0.5 k' of a small model."""
+  return f'{parameters / 1e6:.1f} M' if parameters >= 5e5 else f'{parameters / 1e3:.1f} k'
 
 
 def _where(names, workdir: pathlib.Path) -> None:
@@ -114,10 +119,11 @@ def card(plan, name: str, result: dict) -> str:
   if start in ('teacher', 'random'):
     start += f' ({c.teacher.init})'
   how = dict(teacher='fine-tuned', generator='masked language model')
+  kind = 'fill-mask' if alone else 'image-classification' if spec.images else 'text-classification'
   lines = [
     '---',
-    'library_name: transformers',
-    f'pipeline_tag: {"fill-mask" if alone else "text-classification"}',
+    f'library_name: {"kdjax" if spec.images else "transformers"}',
+    f'pipeline_tag: {kind}',
     '---',
     f'# {plan.workdir.name}: {spec.name}, {how.get(name, f"distilled by {name}")}',
     '',

@@ -52,7 +52,7 @@ def summary(results: list[Rows], metrics: tuple[str, ...]) -> str:
   for name, row in first.items():
     cells = [spread([r[name][s][m] for r in results]) for s in splits for m in metrics]
     speed = [r[name]['examples_per_second'] / r['teacher']['examples_per_second'] for r in results]
-    line = [name, f'{row["parameters"] / 1e6:.1f} M', *cells, f'{np.median(speed):.1f}']
+    line = [name, report.count(row['parameters']), *cells, f'{np.median(speed):.1f}']
     if paired:
       gap = [r[name][splits[0]][metrics[0]] - r['kd'][splits[0]][metrics[0]] for r in results]
       line.append('' if name == 'kd' else spread(gap, '+'))

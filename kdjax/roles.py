@@ -1,12 +1,16 @@
-"""Teacher, student and generator: what a config asks for becomes a checked model."""
+"""Teacher, student and generator: what a config asks for becomes a checked model.
 
+Those of images are words for an architecture, or folders; they have no tokenizer.
+"""
+
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 
 from kdjax import net, tasks
-from kdjax.models import hf, students
+from kdjax.models import hf, students, vision_files
 
 
 class Model(NamedTuple):
@@ -24,8 +28,10 @@ class Model(NamedTuple):
 
 def teacher(c, spec: tasks.Spec, finished: pathlib.Path | None = None) -> Model:
   """The fine-tuned teacher where there is one, else what it starts from."""
-  where = _path(finished or c.teacher.init)
   fresh = c.teacher.finetune and not finished
+  if spec.images:
+    return _vision(c, spec, str(finished or c.teacher.init), 'teacher', fresh)
+  where = _path(finished or c.teacher.init)
   found = hf.read(where, spec.num_labels, **_knobs(c), fresh_head=fresh)
   if found.fresh and not fresh:
     raise ValueError(
@@ -40,6 +46,8 @@ def teacher(c, spec: tasks.Spec, finished: pathlib.Path | None = None) -> Model:
 def student(c, spec: tasks.Spec, teacher: Model) -> Model:
   """Cut from the teacher, random, or from a checkpoint."""
   how = c.student
+  if spec.images:
+    return _vision(c, spec, how.init, 'student', True)
   if how.init == 'teacher':
     layers = how.layers
     if how.pick[:1].isdigit():
@@ -94,6 +102,48 @@ def generator(c, finished: pathlib.Path | None = None) -> Model:
   if how.layers > n:
     raise ValueError(f'config.generator.layers={how.layers}, but {where} has {n}; 0 keeps all')
   return Model(*students.cut(model.module, model.config, how.layers, 'first'), model.tokenizer)
+
+
+def load(c, spec: tasks.Spec, where: pathlib.Path) -> Model:
+  """A model that a run saved."""
+  if spec.images:
+    return Model(*vision_files.load(where, c.train.dtype), None)
+  found = hf.read(str(where), spec.num_labels, dtype=c.train.dtype, attention=c.train.attention)
+  return Model(found.module, found.config, found.tokenizer)
+
+
+def save(model: Model, where: pathlib.Path, labels: tuple[str, ...], card: str) -> None:
+  """Into a folder that load, and kdjax.load, read."""
+  if model.tokenizer is None:
+    vision_files.save(where, model.module, model.config, labels=labels, card=card)
+  else:
+    hf.save(where, model.module, model.config, model.tokenizer, labels=labels or None, card=card)
+
+
+def _vision(c, spec: tasks.Spec, init: str, role: str, fresh: bool) -> Model:
+  """From a word like 'mlp:256,256', or a folder; fresh: it is going to be trained."""
+  if vision_files.holds(init):
+    module, config = vision_files.load(init, c.train.dtype)
+    names = tuple(config.id2label.values())
+    if config.shape != spec.shape or len(names) != spec.num_labels:
+      raise ValueError(
+        f'{init} reads {config.shape} and has {len(names)} classes; the data are {spec.shape}, '
+        f'{spec.num_labels} classes'
+      )
+    if not fresh and names != spec.labels:
+      raise ValueError(f'{role} {init} numbers its classes {names}, the data {spec.labels}')
+  else:
+    try:
+      config = vision_files.config(init, spec.shape, spec.labels)
+    except ValueError as error:
+      raise ValueError(f'config.{role}.init: {error}, nor a folder with one') from None
+    if not fresh:
+      raise ValueError(f'{role} {init!r} is not trained: set config.{role}.finetune=True')
+    # Two models of one architecture begin as two.
+    key = jax.random.fold_in(jax.random.key(c.seed), ('teacher', 'student').index(role))
+    module = vision_files.build(config, key, c.train.dtype)
+  config = dataclasses.replace(config, problem_type=spec.problem_type)
+  return Model(module, config, None)
 
 
 def _path(where: str | pathlib.Path) -> str:

@@ -73,6 +73,7 @@ class Spec:
   labels: class names in id order; () where they are read from the data, and for regression.
   metrics: names in kdjax.metrics; the first selects the best checkpoint.
   evaluation: splits scored at the end; the first one selects the best checkpoint.
+  shape: (height, width, channels) of images, () where it is read from the data; None: text.
   """
 
   name: str
@@ -82,6 +83,12 @@ class Spec:
   labels: tuple[str, ...] = ()
   metrics: tuple[str, ...] = ('accuracy',)
   evaluation: tuple[str, ...] = ('validation',)
+  shape: tuple[int, ...] | None = None
+
+  @property
+  def images(self) -> bool:
+    """Whether the input is an image rather than text."""
+    return self.shape is not None
 
   @property
   def num_labels(self) -> int:
@@ -119,6 +126,28 @@ GLUE: dict[str, Spec] = {
   )
 }  # fmt: skip
 
+_DIGITS = tuple('0123456789')
+_CLOTHES = (
+  'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag',
+  'Ankle boot',
+)  # fmt: skip
+_THINGS = (
+  'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck',
+)  # fmt: skip
+
+# 'images': own files. The rest are benchmarks; CIFAR-100's classes go by their numbers.
+IMAGES: dict[str, Spec] = {
+  name: Spec(name, labels=labels, evaluation=('validation', 'test'), shape=shape)
+  for name, labels, shape in (
+    ('digits', _DIGITS, (8, 8, 1)),
+    ('mnist', _DIGITS, (28, 28, 1)),
+    ('fashion_mnist', _CLOTHES, (28, 28, 1)),
+    ('cifar10', _THINGS, (32, 32, 3)),
+    ('cifar100', tuple(map(str, range(100))), (32, 32, 3)),
+    ('images', (), ()),
+  )
+}
+
 DOCS = Spec('docs', metrics=('accuracy', 'f1_macro'), evaluation=('validation', 'test'))
 _DEFAULT_METRICS = {
   'classes': ('accuracy', 'f1_macro'),
@@ -129,7 +158,7 @@ _DEFAULT_METRICS = {
 
 def names() -> list[str]:
   """Every task that a config may name."""
-  return ['docs', 'own', *GLUE]
+  return ['docs', 'own', *GLUE, *IMAGES]
 
 
 def resolve(c) -> Spec:
@@ -140,24 +169,44 @@ def resolve(c) -> Spec:
   """
   if c.task.name in GLUE:
     return GLUE[c.task.name]
+  if c.task.name in IMAGES:
+    return _images(c)
   if c.task.name == 'docs' and not c.data.train:
     return DOCS
   if c.task.name not in ('docs', 'own'):
     raise ValueError(f'task {c.task.name!r} is none of {", ".join(names())}')
   if c.task.kind not in KINDS:
     raise ValueError(f'config.task.kind {c.task.kind!r} is none of {", ".join(KINDS)}')
-  wanted = _parts(c.task.metrics) or _DEFAULT_METRICS[c.task.kind]
-  unknown = [m for m in wanted if m not in metrics.METRICS]
-  if unknown:
-    raise ValueError(f'config.task.metrics {unknown} are none of {", ".join(metrics.METRICS)}')
+  if c.data.train.endswith('.npz'):
+    raise ValueError(
+      f'config.data.train={c.data.train} is for images: name their task after the config file, '
+      'like configs/kd.py:images'
+    )
   return Spec(
     'own',
     c.task.kind,
     tuple(filter(None, (c.data.text, c.data.pair))),
     c.data.label,
     _parts(c.task.labels),
-    wanted,
+    _metrics(c),
   )
+
+
+def _metrics(c) -> tuple[str, ...]:
+  wanted = _parts(c.task.metrics) or _DEFAULT_METRICS[c.task.kind]
+  unknown = [m for m in wanted if m not in metrics.METRICS]
+  if unknown:
+    raise ValueError(f'config.task.metrics {unknown} are none of {", ".join(metrics.METRICS)}')
+  return wanted
+
+
+def _images(c) -> Spec:
+  spec = IMAGES[c.task.name]
+  if spec.name != 'images':
+    return spec
+  if c.task.kind != 'classes':
+    raise ValueError(f"config.task.kind={c.task.kind!r}: images have classes, 'classes' alone")
+  return dataclasses.replace(spec, labels=_parts(c.task.labels), metrics=_metrics(c))
 
 
 def with_labels(spec: Spec, labels: tuple[str, ...]) -> Spec:

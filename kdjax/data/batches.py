@@ -11,16 +11,16 @@ from kdjax.data import tokens as ids
 class Dataset(NamedTuple):
   """One split, ready for a model.
 
-  tokens: ids of the n rows, by the student's tokenizer.
+  tokens: ids of the n rows, by the student's tokenizer; of images, pixels (images.dataset).
   label: i32[n], f32[n] or f32[n, C]; index: i32[n], row numbers in the source.
-  ordinary: bool[V], ids that augmentation may change or write.
+  ordinary: bool[V], ids that augmentation may change or write; None: images, all pixels.
   teacher: the same text by the teacher's own tokenizer, where it differs.
   """
 
   tokens: ids.Tokens
   label: np.ndarray
   index: np.ndarray
-  ordinary: np.ndarray
+  ordinary: np.ndarray | None
   teacher: ids.Tokens | None = None
 
 
@@ -64,7 +64,8 @@ def train_batches(
 
   tokens i32[B, L], segments i32[B, L], mask bool[B, L] (real positions), maskable bool[B, L] (real
   and ordinary), label, index i32[B]; with data.teacher also teacher_tokens, teacher_segments and
-  teacher_mask. L is one of `lengths(buckets, max_length)`.
+  teacher_mask. L is one of `lengths(buckets, max_length)`. Images: tokens f32[B, L, channels] in
+  [0, 1], L pixels all of them real.
 
   An epoch is floor(n / batch_size) batches and has no row twice; the n mod batch_size rows that it
   leaves out are drawn anew each epoch, whatever their length.
@@ -158,7 +159,7 @@ def _batch(data: Dataset, rows: np.ndarray, L: int) -> Batch:
     tokens=tokens_BL,
     segments=segments_BL,
     mask=mask_BL,
-    maskable=mask_BL & data.ordinary[tokens_BL],
+    maskable=mask_BL if data.ordinary is None else mask_BL & data.ordinary[tokens_BL],
     label=data.label[rows],
     index=data.index[rows],
   )
@@ -172,12 +173,15 @@ def _view(
   tokens: ids.Tokens, rows: np.ndarray, L: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   mask_BL = np.arange(L) < tokens.length[rows, None]
-  return tokens.tokens[rows, :L], tokens.segments[rows, :L], mask_BL
+  taken = tokens.tokens[rows, :L]
+  if taken.dtype == np.uint8:  # pixels stay small until they are used
+    taken = taken.astype(np.float32) / np.float32(255)
+  return taken, tokens.segments[rows, :L], mask_BL
 
 
 def _check(data: Dataset) -> int:
   """The number of rows, the same in all arrays."""
-  n, L = data.tokens.tokens.shape
+  n, L = data.tokens.tokens.shape[:2]
   sizes = [len(data.tokens.length), len(data.label), len(data.index)]
   if data.teacher is not None:
     sizes.append(len(data.teacher.length))

@@ -1,13 +1,20 @@
-"""GLUE from the HuggingFace hub and from TensorFlow Datasets, as columns per split."""
+"""GLUE from the HuggingFace hub and TensorFlow Datasets, as columns; images from the latter."""
 
+import importlib
 from typing import Any
+
+import numpy as np
 
 from kdjax.data import files
 
 _REMEDY = (
-  'without the network, put <dir>/<task>/<split>.parquet somewhere and set '
+  'without the network, put <dir>/<task>/<split>.parquet (of images: the files of the benchmark, '
+  'or <task>.npz) somewhere and set '
   'config.data.source=local and config.data.dir'
 )
+
+
+_IMAGES = dict(mnist='mnist', fashion_mnist='mnist', cifar10='cifar', cifar100='cifar')
 
 
 def huggingface(task: str) -> dict[str, files.Columns]:
@@ -37,24 +44,47 @@ def tfds(task: str, directory: str) -> dict[str, files.Columns]:
   Raises:
     ValueError: neither prepared nor to be downloaded.
   """
+  splits = {}
+  for name, rows in _prepared(f'glue/{task}', 'text.glue', directory).items():
+    columns = rows[0] if rows else {}
+    splits[name] = {column: [_text(row[column]) for row in rows] for column in columns}
+  return splits
+
+
+def tfds_images(task: str, directory: str) -> dict[str, tuple[np.ndarray, list[int]]]:
+  """Split -> (images u8[n, H, W, C], labels) of TFDS's mnist, fashion_mnist, cifar10, cifar100.
+
+  Raises:
+    ValueError: TFDS has no such task here, or it is neither prepared nor to be downloaded.
+  """
+  if task not in _IMAGES:
+    raise ValueError(
+      f"config.data.source='tfds' has {', '.join(_IMAGES)}, not {task!r}: name a file of your own "
+      'in config.data.train'
+    )
+  splits = {}
+  for name, rows in _prepared(task, f'image_classification.{_IMAGES[task]}', directory).items():
+    pixels = np.stack([row['image'] for row in rows]) if rows else np.zeros((0, 1, 1, 1), np.uint8)
+    splits[name] = pixels, [int(row['label']) for row in rows]
+  return splits
+
+
+def _prepared(name: str, module: str, directory: str) -> dict[str, list[dict[str, Any]]]:
+  """Split -> rows of a builder of TFDS."""
   import tensorflow_datasets
-  import tensorflow_datasets.text.glue  # registers the builder, which no name finds without TF
 
   try:
+    # Registers the builder, which no name finds without TensorFlow.
+    importlib.import_module(f'tensorflow_datasets.{module}')
     # array_record is the format that is read without TensorFlow.
     builder = tensorflow_datasets.builder(
-      f'glue/{task}', data_dir=directory or None, file_format='array_record'
+      name, data_dir=directory or None, file_format='array_record'
     )
     builder.download_and_prepare()
     found = builder.as_data_source()
+    return {str(split): list(source) for split, source in found.items()}
   except Exception as error:  # as above
-    raise _unreachable(f'glue/{task}', 'TensorFlow Datasets', error) from error
-  splits = {}
-  for name, source in found.items():
-    rows = list(source)
-    columns = rows[0] if rows else {}
-    splits[str(name)] = {column: [_text(row[column]) for row in rows] for column in columns}
-  return splits
+    raise _unreachable(name, 'TensorFlow Datasets', error) from error
 
 
 def _text(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Where text comes from: embedded corpus, hub, TFDS, a folder in GLUE's layout, own files."""
+"""Where text comes from: embedded corpus, hub, TFDS, a folder in GLUE's layout, own files.
+
+Images have sources of their own: images.py.
+"""
 
 import logging
 import pathlib
@@ -7,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kdjax import tasks
-from kdjax.data import docs, files, hub, labels, table
+from kdjax.data import docs, files, hub, images, labels, table
 
 Table = table.Table
 Text = table.Text
@@ -17,7 +20,7 @@ _log = logging.getLogger('kdjax')
 
 
 def read(c, spec: tasks.Spec) -> Text:
-  """All splits of a task, as text.
+  """All splits of a task, as text or as images.
 
   Args:
     c: config.data: source, dir, train, validation, test, validation_fraction, seed.
@@ -26,11 +29,14 @@ def read(c, spec: tasks.Spec) -> Text:
   Raises:
     ValueError: anything wrong with the data; the message names file, row, field and the remedy.
   """
-  if c.source not in _SOURCES:
+  if spec.images:
+    text = images.read(c, spec)
+  elif c.source in _SOURCES:
+    text = _SOURCES[c.source](c, spec)
+  else:
     raise ValueError(
       f'config.data.source is {c.source!r}; it is one of {", ".join(sorted(_SOURCES))}'
     )
-  text = _SOURCES[c.source](c, spec)
   counts = ', '.join(f'{name} {len(split.first):,}' for name, split in text.splits.items())
   _log.info('Rows: %s.', counts)
   return text

@@ -1,4 +1,4 @@
-"""Text with labels, and seeded choices of rows."""
+"""Text or images with labels, and seeded choices of rows."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 class Table(NamedTuple):
-  """One split, as text.
+  """One split, as text or as images.
 
-  first: n texts; second: the other half of each pair, or None.
+  first: n texts, or images u8[n, H, W, C]; second: the other half of each pair of texts, or None.
   label: i32[n] class (-1: none), f32[n] score (NaN: none) or f32[n, C] bits (NaN: none).
   index: i32[n] row number in the source's split, counted from 0.
   """
 
-  first: list[str]
+  first: list[str] | np.ndarray
   second: list[str] | None
   label: np.ndarray
   index: np.ndarray
@@ -34,8 +34,9 @@ class Text(NamedTuple):
 
 def take(table: Table, rows: np.ndarray) -> Table:
   """The rows i64[m] of a table, in that order; `index` keeps naming the source's rows."""
+  images = isinstance(table.first, np.ndarray)
   return Table(
-    [table.first[i] for i in rows],
+    table.first[rows] if images else [table.first[i] for i in rows],
     None if table.second is None else [table.second[i] for i in rows],
     table.label[rows],
     table.index[rows],

@@ -19,6 +19,7 @@ def make(c, env) -> base.Method:
 
 def view(c, env) -> blend.Part:
   """c.kind: 'mix' or 'fgsm'; the rest of the fields are explained in configs/augpro.py."""
+  base.check_images('augpro', env.images)
   base.same_ids('augpro', env)
   base.one_of(
     c,

@@ -10,6 +10,9 @@ memory: the gap on logits, plain ascent without sign or ball, the map Q, no samp
 round. Ours: the cap on the displacement (the ascent grows geometrically), the residual map, the
 rows that Q is fitted on, which positions move, every default.
 
+Images: both models read the same pixels, so that there is no map; all pixels move, and are clamped
+to their range after each step.
+
 The paper stores the samples of a round. Here each is made when its text is read, against the
 student as it was when the round began (`anchor`): the same samples, without the store.
 """
@@ -49,9 +52,11 @@ def view(c, env) -> blend.Part:
   base.positive(c, 'rate', 'steps', 'cap', 'ridge', 'round')
   student, teacher = env.student, env.teacher
 
-  def fit(params_student, table_TE):
+  def fit(params_student, params_teacher):
     """Q f32[E_S, E_T] of this student's table, on the ordinary rows that both tables have."""
-    table_SE = student.table(params_student)
+    if env.images:
+      return ()
+    table_TE, table_SE = teacher.table(params_teacher), student.table(params_student)
     if c.map == 'same':
       if table_SE.shape[1] != table_TE.shape[1]:
         raise ValueError(
@@ -72,22 +77,23 @@ def view(c, env) -> blend.Part:
       clock=jnp.zeros((), jnp.int32),
       round=jnp.asarray(rows, jnp.int32),
       anchor=anchor,
-      map=fit(anchor, teacher.table(params['teacher'])),
+      map=fit(anchor, params['teacher']),
     )
 
   def call(params, memory, batch, out_student, out_teacher, key):
     del out_student, out_teacher, key
     live, params = params, jax.lax.stop_gradient(params)
-    table_TE = teacher.table(params['teacher'])
     anchor, map_ST = jax.lax.cond(
       memory['clock'] % memory['round'] == 0,
-      lambda: (params['student'], fit(params['student'], table_TE)),
+      lambda: (params['student'], fit(params['student'], params['teacher'])),
       lambda: (memory['anchor'], memory['map']),
     )
     free_BL = batch['maskable']
     start_BLT = teacher.embed(params['teacher'], batch['tokens']).astype(jnp.float32)
 
     def mapped(z_BLT, params_student):
+      if env.images:
+        return z_BLT
       own_BLS = student.embed(params_student, batch['tokens']).astype(jnp.float32)
       if c.map == 'replace':
         z_BLS = jnp.einsum('BLT,ST->BLS', z_BLT, map_ST, precision='highest')
@@ -102,7 +108,7 @@ def view(c, env) -> blend.Part:
     # Not a step in the first round, where its samples count for nothing.
     idle = (memory['clock'] < memory['round']) & (c.first_round == 0)
     steps = jnp.where(idle, 0, c.steps)
-    z_BLT = augment.ascend(gap, start_BLT, c.rate, steps, where=free_BL, cap=c.cap)
+    z_BLT = augment.ascend(gap, start_BLT, c.rate, steps, free_BL, c.cap, env.bounds)
     norm_B = jnp.sqrt(jnp.square(z_BLT - start_BLT).sum((1, 2)))
     before, after = gap(start_BLT).mean(), gap(z_BLT).mean()
     metrics = dict(
@@ -112,6 +118,9 @@ def view(c, env) -> blend.Part:
       moved_norm=norm_B.mean(),
       capped=(norm_B > 0.999 * c.cap).mean(),
     )
+    if env.images:
+      # Pixels that the steps brought to an end of the range.
+      metrics['clamped'] = sum(((z_BLT == v) & (start_BLT != v)).mean() for v in env.bounds)
     clock = memory['clock'] + batch['tokens'].shape[0]
     memory = memory | dict(clock=clock, anchor=anchor, map=map_ST)
     own = mapped(z_BLT, live['student'])  # trains the student's own vectors, not Q's share

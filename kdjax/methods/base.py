@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from kdjax import methods
+
 Key = jax.Array
 Params = dict[str, Any]  # by name: 'student', 'teacher', 'generator', 'heads', ...
 Memory = Any  # carried from step to step, changed without gradients; () for most
@@ -80,6 +82,17 @@ def share(c, *fields: str) -> None:
   for field in fields:
     if not 0 <= c[field] <= 1:
       raise ValueError(f'config.method.{field}={c[field]} must be from 0 to 1')
+
+
+# Methods that write, look up or guess tokens.
+TOKENS = ('augpro', 'cilda', 'comkd', 'mate_kd', 'mlm', 'token_replace')
+
+
+def check_images(name: str, images: bool) -> None:
+  """ValueError, with the methods that there are, where images go to a method for text."""
+  if images and name in TOKENS:
+    work = ', '.join(other for other in methods.names() if other not in TOKENS)
+    raise ValueError(f'method {name} is for text: images have no tokens; for them there are {work}')
 
 
 def same_ids(name: str, env) -> None:

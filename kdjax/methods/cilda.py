@@ -15,6 +15,7 @@ from kdjax.methods import base, blend, layers, mate_kd
 
 def make(c, env) -> base.Method:
   """Two players; fields in configs/cilda.py."""
+  base.check_images('cilda', env.images)
   base.one_of(c, owner=('generator', 'student', 'nobody'))
   if c.owner == 'student' and not c.student_contrast:
     raise ValueError(

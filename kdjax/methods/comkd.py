@@ -13,6 +13,7 @@ from kdjax.methods import annealing_kd, base, blend, mate_kd
 
 def make(c, env) -> base.Method:
   """Three players; fields in configs/comkd.py."""
+  base.check_images('comkd', env.images)
   write = mate_kd.view(c, env).call
   game = mate_kd.against(c, base.Method({}), mate_kd.adversary(c, env))
 

@@ -55,13 +55,19 @@ def make(c, env) -> base.Method:
     )
     return c.hard * hard + c.soft * soft + c.augmented * augmented, (memory, metrics)
 
+  def inside(delta_BLE, batch):  # pixels stay in their range
+    if not env.images:
+      return delta_BLE
+    e_BLE = batch[net.view + 'tokens']
+    return jnp.clip(e_BLE + delta_BLE, *env.bounds) - e_BLE
+
   def fgsm(params, batch, at, key):
     del key
     still = jax.lax.stop_gradient(params['student'])
     real_BL1 = net.mask(batch)[..., None]
     e_BLE = net.embed(still, batch[net.view + 'tokens'])
     delta_BLE = augment.fgsm(lambda d: at(still, d), jnp.zeros_like(e_BLE), c.epsilon)
-    delta_BLE = jnp.where(real_BL1, delta_BLE, 0.0)
+    delta_BLE = inside(jnp.where(real_BL1, delta_BLE, 0.0), batch)
     value = at(params['student'], delta_BLE).mean()
     return value, value, delta_BLE
 
@@ -81,9 +87,10 @@ def make(c, env) -> base.Method:
       moved_BLE = delta_BLE + c.rate * g_BLE / jnp.maximum(_norm(g_BLE), 1e-12)
       moved_BLE *= jnp.minimum(1.0, c.radius / jnp.maximum(_norm(moved_BLE), 1e-12))
       grads = jax.tree.map(lambda a, b: a + b / c.steps, grads, g_student)
+      moved_BLE = inside(moved_BLE, batch)
       return (moved_BLE, total + value / c.steps, grads), (value, delta_BLE)
 
-    begin = (start_BLE, jnp.zeros(()), jax.tree.map(jnp.zeros_like, still))
+    begin = (inside(start_BLE, batch), jnp.zeros(()), jax.tree.map(jnp.zeros_like, still))
     (_, total, grads), (values_K, points_KBLE) = jax.lax.scan(ascend, begin, None, c.steps)
     # A number with this value and this gradient: the passes above need no second time.
     slopes = jax.tree.map(lambda g, p, s: (g * (p - s)).sum(), grads, params['student'], still)

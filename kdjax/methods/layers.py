@@ -70,11 +70,7 @@ def pooled(net, batch, hidden_NBLD: Array, chosen: tuple[int, ...], pool: str) -
 
 def sizes(net, params) -> tuple[int, int]:
   """(blocks N, width D) of a model; nothing is computed."""
-  dummy = {
-    net.view + name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ('tokens', 'segments')
-  }
-  dummy[net.view + 'mask'] = jax.ShapeDtypeStruct((1, 4), jnp.bool_)
-  hidden = jax.eval_shape(lambda params, batch: net(params, batch).hidden, params, dummy)
+  hidden = jax.eval_shape(lambda params, batch: net(params, batch).hidden, params, net.dummy())
   return hidden.shape[0] - 1, hidden.shape[-1]
 
 

@@ -15,6 +15,7 @@ from kdjax.methods import base, blend, masking
 
 def make(c, env) -> base.Method:
   """Two players; fields in configs/mate_kd.py."""
+  base.check_images('mate_kd', env.images)
   return against(c, blend.distil(c, env, view(c, env)), adversary(c, env))
 
 

@@ -27,6 +27,7 @@ def make(c, env) -> base.Method:
 
 def view(c, env) -> blend.Part:
   """c.kind: 'nearest' or 'mlm'; c.candidates: K; c.portion: the probability."""
+  base.check_images('token_replace', env.images)
   base.same_ids('token_replace', env)
   base.one_of(c, kind=('nearest', 'mlm'))
   base.share(c, 'portion')

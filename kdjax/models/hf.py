@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from kdjax import net
-from kdjax.models import bert, families, weights
+from kdjax.models import bert, families, folders, weights
 
 logger = logging.getLogger('kdjax')
 
@@ -135,28 +133,18 @@ def save(
   """Write a directory that transformers' Auto classes read; returns its path.
 
   labels: class names in id order, into config.json. card: text of README.md. An existing model
-  is replaced whole: all is written to a sibling directory first, and moved in place by renames,
-  so that a killed save leaves the old model (or, between two renames, both under hidden sibling
-  names). Files there that are no part of a model are kept. The config is not modified.
+  is replaced whole (folders.replacing). The config is not modified.
 
   Raises ValueError where config and module disagree on a size, or labels on their number.
   """
-  target = Path(dir).expanduser().resolve()
   config = _exact(module, config, labels)
-  tag = uuid.uuid4().hex[:8]
-  new = target.with_name(f'.{target.name}.new-{tag}')
-  old = target.with_name(f'.{target.name}.old-{tag}')
-  new.mkdir(parents=True)
-  try:
+  with folders.replacing(dir) as (target, new):
     config.save_pretrained(str(new))
     weights.write(new / weights.FILE, module)
     if tokenizer is not None:
       tokenizer.save_pretrained(str(new))
     if card is not None:
       (new / 'README.md').write_text(card, encoding='utf-8')
-    _replace(target, new, old)
-  finally:
-    shutil.rmtree(new, ignore_errors=True)
   return target
 
 
@@ -215,27 +203,3 @@ def _exact(module: bert.Encoder, config: Any, labels: Sequence[str] | None) -> A
   config.architectures = [families.get(spec.family).classes[spec.head]]
   config.dtype = 'float32'
   return config
-
-
-# Files of a model, replaced as a whole: a leftover of the old model must not outlive it.
-_OWN = (
-  'config.json', 'README.md', 'model*.safetensors', weights.INDEX, 'pytorch_model*', '*.model',
-  'tokenizer*.json', 'special_tokens_map.json', 'added_tokens.json', 'vocab.*', 'merges.txt',
-)  # fmt: skip
-
-
-def _replace(target: Path, new: Path, old: Path) -> None:
-  """Put new at target; what target held that is no part of a model moves along."""
-  if not target.exists():
-    new.rename(target)
-    return
-  target.rename(old)
-  try:
-    new.rename(target)
-  except BaseException:
-    old.rename(target)
-    raise
-  for path in old.iterdir():
-    if not any(path.match(pattern) for pattern in _OWN) and not (target / path.name).exists():
-      path.rename(target / path.name)
-  shutil.rmtree(old)

@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import nnx
 
 from kdjax import net
-from kdjax.models import bert, families, hf, weights
+from kdjax.models import bert, families, folders, hf, weights
 
 
 def saved(folder, family='bert', head='classify', seed=1, **changes):
@@ -256,7 +256,7 @@ def test_a_killed_save_leaves_the_old_model(tmp_path, monkeypatch):
   def die(*args, **kwargs):
     raise Killed
 
-  for owner, name in ((safetensors.numpy, 'save_file'), (hf, '_replace')):
+  for owner, name in ((safetensors.numpy, 'save_file'), (folders, '_replace')):
     with monkeypatch.context() as m:
       m.setattr(owner, name, die)
       with pytest.raises(Killed):
