@@ -1,6 +1,9 @@
 """Adversarial training on word embeddings beside KD: FreeLB, or one signed step.
 
 python -m kdjax.main --config=configs/freelb.py[:task] --workdir=DIR
+
+SST-2, a tenth of train, 160 steps of 32: 0.797 (KD 0.798, fine-tuned 0.796, teacher 0.860; one
+seed, docs/results.md). At most 4 minutes on 2 busy CPU cores, beside teacher.
 """
 
 from configs import common

@@ -1,6 +1,9 @@
 """MATE-KD: a masked language model writes text on which student and teacher part.
 
 python -m kdjax.main --config=configs/mate_kd.py[:task] --workdir=DIR
+
+SST-2, a tenth of train, 160 steps of 32: 0.794 (KD 0.798, fine-tuned 0.796, teacher 0.860; one
+seed, docs/results.md). At most 3 minutes on 2 busy CPU cores, beside teacher and generator.
 """
 
 from configs import common

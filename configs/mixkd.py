@@ -1,6 +1,9 @@
 """MixKD: mixup of word embeddings; the student learns the teacher's answer to the mixture.
 
 python -m kdjax.main --config=configs/mixkd.py[:task] --workdir=DIR
+
+SST-2, a tenth of train, 160 steps of 32: 0.804 (KD 0.798, fine-tuned 0.796, teacher 0.860; one
+seed, docs/results.md). At most 3 minutes on 2 busy CPU cores, beside teacher.
 """
 
 from configs import common

@@ -57,7 +57,9 @@ def summary(results: list[Rows], metrics: tuple[str, ...]) -> str:
       gap = [r[name][splits[0]][metrics[0]] - r['kd'][splits[0]][metrics[0]] for r in results]
       line.append('' if name == 'kd' else spread(gap, '+'))
     lines.append(line)
-  return report.markdown(head, lines) + f'\n\nmean ± standard deviation over {len(results)} seeds'
+  n = len(results)
+  said = f'mean ± standard deviation over {n} seeds' if n > 1 else 'one seed'
+  return f'{report.markdown(head, lines)}\n\n{said}'
 
 
 def spread(values: list[float], sign: str = '') -> str:
