@@ -66,6 +66,8 @@ def test_a_classifier_takes_bytes_and_floats_with_or_without_channels(run):
   np.testing.assert_array_equal(clf(split.first[..., 0]), out)
   np.testing.assert_array_equal(clf(split.first.astype(np.float32) / 255), out)
   assert clf(split.first[:0]).shape == (0, 10)
+  between = np.clip(split.first / 255 + 1e-3, 0, 1)  # no step of a byte
+  assert (np.abs(clf(between) - out).max(1) > 1e-7).any()
 
 
 def test_what_is_no_image_is_refused_with_what_is(run):
