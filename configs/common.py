@@ -51,7 +51,8 @@ def _methods(name: str) -> dict:
 def _of_images(c: ConfigDict) -> None:
   """Defaults where the task is one of images: models by words, rates and lengths for their size."""
   color = c.task.name.startswith('cifar')
-  # 'mlp:' and widths of the hidden layers, 'resnet:' and widths of the blocks, or a folder.
+  # 'mlp:' and widths of the hidden layers, 'resnet:' and widths of the blocks, or a folder. The
+  # other fields of the student, and the generator, are of text alone.
   c.teacher.update(
     init='resnet:32,32,64,64,128,128' if color else 'mlp:256,256', epochs=20.0, rate=1e-3
   )

@@ -68,17 +68,7 @@ def settle(c):
   spec = tasks.resolve(c)
   c.task.name = spec.name
   if not c.data.source:
-    c.data.source = (
-      'files'
-      if c.data.train or spec.name == 'images'
-      else spec.name
-      if spec.name in ('docs', 'digits')
-      else 'local'
-      if c.data.dir
-      else 'tfds'
-      if spec.images
-      else 'hub'
-    )
+    c.data.source = _source(c.data, spec)
   c.data.max_length = c.data.max_length or (32 if spec.name == 'docs' else 128)
   c.data.buckets = batches.lengths(c.data.buckets, c.data.max_length)
   for name, value, low in (
@@ -92,6 +82,17 @@ def settle(c):
     if value < low:
       raise ValueError(f'config.{name}={value} must be at least {low}')
   return c, spec
+
+
+def _source(c, spec: tasks.Spec) -> str:
+  """Where a task's data are where config.data.source does not say it."""
+  if c.train or spec.name == 'images':
+    return 'files'
+  if spec.name in ('docs', 'digits'):
+    return spec.name
+  if c.dir:
+    return 'local'
+  return 'tfds' if spec.images else 'hub'
 
 
 def read(c) -> tuple[Any, tasks.Spec, sources.Text]:

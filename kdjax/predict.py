@@ -42,10 +42,10 @@ class Images(NamedTuple):
   shape: tuple[int, ...]
 
   def parts(self, inputs: Inputs) -> tuple[np.ndarray, None]:
-    """(u8[n, H, W, C], None)."""
+    """([n, H, W, C], u8 or f32; None)."""
     if not len(inputs):
       return np.zeros((0, *self.shape), np.uint8), None
-    pixels = images.bytes_of(inputs, 'images')
+    pixels = images.numbers_of(inputs, 'images')
     if pixels.shape[1:] != self.shape:
       raise ValueError(f'images are {pixels.shape[1:]}, the model reads {self.shape}')
     return pixels, None
@@ -91,7 +91,7 @@ class Classifier:
     return self._probabilities(self.logits(first, second))
 
   def logits(self, first: list[str] | np.ndarray, second: list[str] | None = None) -> np.ndarray:
-    """f32[n, C] of texts, pairs of texts, or images u8[n, H, W, C]."""
+    """f32[n, C] of texts, pairs of texts, or images [n, H, W, C]."""
     n = len(first)
     table = sources.Table(first, second, np.zeros(n, np.int32), np.arange(n, dtype=np.int32))
     data = self._reader.dataset(table)

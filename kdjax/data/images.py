@@ -58,7 +58,13 @@ def read(c, spec: tasks.Spec) -> table.Text:
 
 
 def bytes_of(pixels: np.ndarray, where: str) -> np.ndarray:
-  """u8[n, H, W, C] of bytes, of integers from 0 to 255, or of floats in [0, 1], in 255 steps.
+  """u8[n, H, W, C], as `numbers_of` takes them; floats in 255 steps."""
+  found = numbers_of(pixels, where)
+  return found if found.dtype == np.uint8 else np.round(found * 255).astype(np.uint8)
+
+
+def numbers_of(pixels: np.ndarray, where: str) -> np.ndarray:
+  """u8[n, H, W, C] of bytes or of integers from 0 to 255; f32 of floats in [0, 1].
 
   [n, H, W] has one channel.
 
@@ -83,7 +89,7 @@ def bytes_of(pixels: np.ndarray, where: str) -> np.ndarray:
       f'{where}: pixels are from {pixels.min()} to {pixels.max()}; {pixels.dtype} must be from 0 '
       f'to {high}'
     )
-  return np.round(pixels * (255 / high)).astype(np.uint8)
+  return pixels.astype(np.float32 if high == 1 else np.uint8)
 
 
 def dataset(split: table.Table) -> batches.Dataset:

@@ -15,7 +15,8 @@ Key = jax.Array
 Params = dict[str, Any]  # by name: 'student', 'teacher', 'generator', 'heads', ...
 Memory = Any  # carried from step to step, changed without gradients; () for most
 Metrics = dict[str, jax.Array]  # scalars; the step adds the player's name
-Batch = dict[str, jax.Array]  # tokens, segments i32[B, L]; mask, maskable bool[B, L]; label; index
+# tokens, segments i32[B, L]; mask, maskable bool[B, L]; label; index. Images: tokens f32[B, P, C].
+Batch = dict[str, jax.Array]
 Loss = Callable[[Params, Memory, Batch, Key], tuple[jax.Array, tuple[Memory, Metrics]]]
 
 

@@ -45,7 +45,8 @@ def architecture(word: str) -> tuple[str, tuple[int, ...]]:
   """'mlp:256,256' -> ('mlp', (256, 256)); ValueError for anything that is no such word."""
   kind, _, sizes = word.partition(':')
   parts = [part.strip() for part in sizes.split(',')]
-  if kind not in KINDS or not all(p.isdecimal() and 0 < int(p) <= 1 << 16 for p in parts):
+  sizes_fit = len(parts) <= 256 and all(p.isdecimal() and len(p) < 6 and int(p) for p in parts)
+  if kind not in KINDS or not sizes_fit:
     raise ValueError(f"{word!r} is no model of images, like 'mlp:256,256' or 'resnet:16,32,64'")
   return kind, tuple(map(int, parts))
 

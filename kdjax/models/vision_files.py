@@ -159,5 +159,9 @@ def _check(c: Config) -> None:
     raise ValueError(f'mean {c.mean} and std {c.std} are not {C} numbers each')
   if min(c.std) <= 0:
     raise ValueError(f'std {c.std} must be above 0')
-  if not isinstance(c.num_labels, int) or list(c.id2label) != list(range(c.num_labels)):
+  if not c.id2label or c.num_labels != len(c.id2label):
     raise ValueError(f'{len(c.id2label)} names for {c.num_labels} classes')
+  if list(c.id2label) != list(range(c.num_labels)):
+    raise ValueError(f'classes are numbered {list(c.id2label)[:20]}')
+  if not isinstance(c.problem_type, str | None):
+    raise ValueError(f'problem_type is {c.problem_type!r}')

@@ -392,6 +392,15 @@ def test_benchmarks_are_read_as_they_are_unpacked(rng, tmp_path):
     assert sum(len(text.splits[s].first) for s in ('train', 'validation')) == total
 
 
+def test_floats_become_the_nearest_byte_and_integers_stay(rng):
+  pixels, _ = some(rng)
+  for dtype in (np.float16, np.float32, np.float64):
+    got = images.bytes_of((pixels / 255).astype(dtype), 'here')
+    np.testing.assert_array_equal(got[..., 0], pixels)
+  for dtype in (np.int16, np.int64, '>u4'):
+    np.testing.assert_array_equal(images.bytes_of(pixels.astype(dtype), 'here')[..., 0], pixels)
+
+
 def test_what_is_wrong_with_own_files_is_said_with_the_file(rng, tmp_path):
   pixels, label = some(rng)
   wrong = (

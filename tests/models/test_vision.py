@@ -164,7 +164,19 @@ def test_modules_hold_parameters_alone(rng, word):
   assert jax.tree.leaves(state) and not jax.tree.leaves(rest)
 
 
-BAD = ['', 'mlp', 'mlp:', 'mlp:0', 'mlp:a', 'mlp:-3', 'cnn:3', 'mlp:1,,2', 'mlp:99999999', 'minilm']
+BAD = [
+  '',
+  'mlp',
+  'mlp:',
+  'mlp:0',
+  'mlp:a',
+  'mlp:-3',
+  'cnn:3',
+  'mlp:1,,2',
+  'mlp:99999999',
+  'minilm',
+  'mlp:' + '9' * 5000,
+]
 
 
 @pytest.mark.parametrize('word', BAD)
@@ -228,10 +240,11 @@ def folder(rng, tmp_path):
 WRONG = dict(
   architecture=['mlp:8', 'mlp', 3, None],
   shape=[[5, 6], [5, 6, 0], 'abc', [5, 6, 4], [1 << 20, 6, 3], None, 5],
-  num_labels=[5, 'x', None, -1],
+  num_labels=[5, 'x', None, -1, 1 << 40],
   mean=[[0.5], ['a', 'b', 'c'], [float('nan')] * 3],
   std=[[0.0] * 3, [1.0], None],
-  id2label=[{}, {'0': 'a'}, {'a': 'b'}, None],
+  id2label=[{}, {'0': 'a'}, {'a': 'b'}, {'1': 'a', '2': 'b', '3': 'c', '4': 'd'}, None],
+  problem_type=[['a'], 3],
   extra=[1],
 )
 
