@@ -10,12 +10,12 @@ def show(plan: env.Plan, rows: int = 3) -> None:
   c, spec = plan.c, plan.spec
   print(f'\ntask {spec.name}: {spec.kind}, {plan.text.origin}')
   for name, data in plan.data.items():
-    length = data.tokens.length
+    length = data.tokens.length[:: 1 + len(data.index) // 1_000_000]
     quantiles = ', '.join(f'{q:.0f}' for q in np.quantile(length, (0.5, 0.9, 1.0)))
     full = (length >= c.data.max_length).mean()
     print(
-      f'  {name}: {len(length)} rows, tokens (50, 90, 100 %): {quantiles}; {full:.1%} at max_length'
-      f'{_balance(data.label, spec)}'
+      f'  {name}: {len(data.index)} rows, tokens (50, 90, 100 %): {quantiles}; {full:.1%} at '
+      f'max_length{_balance(data.label, spec)}'
     )
   roles = ('teacher', 'student', 'generator')
   models = {name: getattr(plan, name) for name in roles if getattr(plan, name)}
@@ -64,4 +64,4 @@ def _label(value, spec) -> str:
     return f'{value:.3f}'
   if spec.kind == 'multilabel':
     return '|'.join(n for n, v in zip(spec.labels, value, strict=True) if v) or '(none)'
-  return spec.labels[value]
+  return spec.labels[value] if value >= 0 else '(none)'

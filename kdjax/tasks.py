@@ -70,6 +70,7 @@ class Spec:
 
   kind: 'classes', 'regression' or 'multilabel'.
   columns: one text column, or two for pairs.
+  label: the column of the label; '' where there is none.
   labels: class names in id order; () where they are read from the data, and for regression.
   metrics: names in kdjax.metrics; the first selects the best checkpoint.
   evaluation: splits scored at the end; the first one selects the best checkpoint.
@@ -119,6 +120,8 @@ GLUE: dict[str, Spec] = {
   )
 }  # fmt: skip
 
+# Unlabelled text alone: for methods of masked language models, which ask for no label.
+TEXT = Spec('text', label='', metrics=())
 DOCS = Spec('docs', metrics=('accuracy', 'f1_macro'), evaluation=('validation', 'test'))
 _DEFAULT_METRICS = {
   'classes': ('accuracy', 'f1_macro'),
@@ -129,7 +132,7 @@ _DEFAULT_METRICS = {
 
 def names() -> list[str]:
   """Every task that a config may name."""
-  return ['docs', 'own', *GLUE]
+  return ['docs', 'own', *GLUE, 'text']
 
 
 def resolve(c) -> Spec:
@@ -142,6 +145,8 @@ def resolve(c) -> Spec:
     return GLUE[c.task.name]
   if c.task.name == 'docs' and not c.data.train:
     return DOCS
+  if c.task.name == 'text':
+    return _unlabelled(c)
   if c.task.name not in ('docs', 'own'):
     raise ValueError(f'task {c.task.name!r} is none of {", ".join(names())}')
   if c.task.kind not in KINDS:
@@ -158,6 +163,15 @@ def resolve(c) -> Spec:
     _parts(c.task.labels),
     wanted,
   )
+
+
+def _unlabelled(c) -> Spec:
+  if not c.data.unlabelled or c.data.train:
+    raise ValueError(
+      'task text is read from config.data.unlabelled'
+      + (', not from config.data.train' if c.data.train else ', which is empty')
+    )
+  return dataclasses.replace(TEXT, columns=(c.data.text,))
 
 
 def with_labels(spec: Spec, labels: tuple[str, ...]) -> Spec:

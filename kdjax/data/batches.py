@@ -49,6 +49,15 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
   return n // batch_size
 
 
+def check_group(group: int, batch_size: int) -> None:
+  """ValueError unless a batch holds whole groups."""
+  if group < 1 or batch_size % group:
+    raise ValueError(
+      f'config.train.batch_size={batch_size} does not hold whole groups of config.data.neighbours='
+      f'{group} rows: make it a multiple'
+    )
+
+
 def lengths(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
   """Lengths of batches: the buckets below max_length, and max_length itself, in order.
 
@@ -79,11 +88,7 @@ def train_batches(
     ValueError: fewer rows than batch_size, arrays of different sizes, or a batch of broken groups.
   """
   n = _check(data)
-  if data.group < 1 or batch_size % data.group:
-    raise ValueError(
-      f'config.train.batch_size={batch_size} does not hold whole groups of config.data.neighbours='
-      f'{data.group} rows: make it a multiple'
-    )
+  check_group(data.group, batch_size)
   steps = steps_per_epoch(n, batch_size)
   if start < 0:
     raise ValueError(f'batch number {start} is below 0')

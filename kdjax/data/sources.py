@@ -111,6 +111,20 @@ def _files(c, spec: tasks.Spec) -> Text:
   return Text(splits, text.labels, origin)
 
 
+def _unlabelled(c, spec: tasks.Spec) -> Text:
+  """A validation file, where one is named: the rest is read as a stream (corpus.read)."""
+  if not c.validation:
+    return Text({}, (), f'Unlabelled text {c.unlabelled}.')
+  columns, (name,) = files.read(c.validation), spec.columns
+  if name not in columns:
+    there = ', '.join(map(repr, columns))
+    raise ValueError(f'{c.validation}: no column {name!r}; it has {there}')
+  texts = _strings(columns[name], f'{c.validation}: column {name!r}')
+  label = np.full(len(texts), -1, np.int32)
+  origin = f'Unlabelled text {c.unlabelled}; validation: {c.validation}.'
+  return Text({'validation': Table(texts, None, label, _count(label))}, (), origin)
+
+
 def _text(
   splits: dict[str, files.Columns], where: dict[str, str], spec: tasks.Spec, origin: str
 ) -> Text:
@@ -207,4 +221,5 @@ _SOURCES: dict[str, Callable[..., Text]] = {
   'tfds': _tfds,
   'local': _local,
   'files': _files,
+  'unlabelled': _unlabelled,
 }

@@ -63,8 +63,8 @@ def documents(where: str, column: str) -> Iterator[str]:
       for row, value in enumerate(values, 1):
         if not isinstance(value, str):
           raise ValueError(
-            f'{name}: row {done + row} of column {column!r} is {value!r}, not text: correct or drop '
-            'the row'
+            f'{name}: row {done + row} of column {column!r} is {value!r}, not text: correct or '
+            'drop the row'
           )
         if value.strip():
           yield value

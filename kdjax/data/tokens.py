@@ -54,11 +54,7 @@ def tokenise(table: tables.Table, tokenizer, max_length: int, cache=None) -> Tok
       _log.info('Tokens of %s rows read from %s.', f'{len(table.first):,}', path)
       return found
     shutil.rmtree(path, ignore_errors=True)  # what is there, if anything, is damaged
-  out, cut = encode(table, tokenizer, max_length)
-  _log.info(
-    'Tokenised %s rows; %.2f %% were longer than %d tokens and are cut.',
-    f'{len(out.length):,}', 100 * cut / max(len(out.length), 1), max_length,
-  )  # fmt: skip
+  out = _tokenise(table, tokenizer, max_length)
   if path is not None:
     _save(path, out)
   return out
@@ -136,6 +132,15 @@ def check(tokenizer, max_length: int, pair: bool = False) -> None:
     )
   if tokenizer.pad_token_id is None:
     raise ValueError('the tokenizer has no padding token: set tokenizer.pad_token before')
+
+
+def _tokenise(table: tables.Table, tokenizer, max_length: int) -> Tokens:
+  out, cut = encode(table, tokenizer, max_length)
+  _log.info(
+    'Tokenised %s rows; %.2f %% were longer than %d tokens and are cut.',
+    f'{len(out.length):,}', 100 * cut / max(len(out.length), 1), max_length,
+  )  # fmt: skip
+  return out
 
 
 def encode(table: tables.Table, tokenizer, max_length: int) -> tuple[Tokens, int]:
