@@ -15,7 +15,7 @@ import numpy as np
 
 _log = logging.getLogger('kdjax')
 _META = 'meta.json'
-_BYTES = 1 << 24  # read together where a sum is checked
+_BYTES = 1 << 20  # read together where a sum is checked
 
 
 class Writer:
