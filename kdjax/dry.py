@@ -8,7 +8,7 @@ from kdjax import env, runs, train
 def show(plan: env.Plan, rows: int = 3) -> None:
   """Decoded rows, lengths, class balance, sizes, steps; nothing is trained."""
   c, spec = plan.c, plan.spec
-  print(f'\ntask {spec.name}: {spec.kind}, {plan.text.origin}')
+  print(f'\ntask {spec.name}: {spec.kind if spec.label else "no labels"}, {plan.text.origin}')
   for name, data in plan.data.items():
     length = data.tokens.length[:: 1 + len(data.index) // 1_000_000]
     quantiles = ', '.join(f'{q:.0f}' for q in np.quantile(length, (0.5, 0.9, 1.0)))

@@ -32,7 +32,7 @@ def read(c, spec: tasks.Spec) -> Text:
     )
   text = _SOURCES[c.source](c, spec)
   counts = ', '.join(f'{name} {len(split.first):,}' for name, split in text.splits.items())
-  _log.info('Rows: %s.', counts)
+  _log.info('Rows: %s.', counts or 'none with labels')
   return text
 
 
@@ -114,14 +114,14 @@ def _files(c, spec: tasks.Spec) -> Text:
 def _unlabelled(c, spec: tasks.Spec) -> Text:
   """A validation file, where one is named: the rest is read as a stream (corpus.read)."""
   if not c.validation:
-    return Text({}, (), f'Unlabelled text {c.unlabelled}.')
+    return Text({}, (), 'Unlabelled text.')
   columns, (name,) = files.read(c.validation), spec.columns
   if name not in columns:
     there = ', '.join(map(repr, columns))
     raise ValueError(f'{c.validation}: no column {name!r}; it has {there}')
   texts = _strings(columns[name], f'{c.validation}: column {name!r}')
   label = np.full(len(texts), -1, np.int32)
-  origin = f'Unlabelled text {c.unlabelled}; validation: {c.validation}.'
+  origin = f'Unlabelled text; validation: {c.validation}.'
   return Text({'validation': Table(texts, None, label, _count(label))}, (), origin)
 
 

@@ -73,7 +73,7 @@ def documents(where: str, column: str) -> Iterator[str]:
 
 def _columns(file: pathlib.Path | None, where: str, column: str) -> Iterator[list]:
   """Blocks of a column's values."""
-  name = str(file or where)
+  name = str(file or f'{where} (no such file here, so a data set of the hub)')
   try:
     blocks = (_file(file, column) if file else _hub(where)).iter(_ROWS)
   except Exception as error:  # each layer below (http, hub, datasets, arrow) has errors of its own

@@ -111,3 +111,10 @@ def test_an_owner_and_a_name_are_a_hub_data_set(monkeypatch):
   assert _read('owner/name') == _read('owner/name:part') == ['a', 'b']
   want = dict(split='train', streaming=True)
   assert asked == [(('owner/name', None), want), (('owner/name', 'part'), want)]
+
+  def fails(*args, **options):
+    raise ConnectionError('no network')
+
+  monkeypatch.setattr(datasets, 'load_dataset', fails)
+  with pytest.raises(ValueError, match=r'owner/name \(no such file here.*ConnectionError: no netw'):
+    _read('owner/name')
