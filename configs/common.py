@@ -2,9 +2,9 @@
 
 Every config takes a task after a colon: `--config=configs/augpro.py:sst2`. Tasks: docs (the
 default: documentation strings of installed libraries, a class a library), GLUE's cola, sst2, mrpc,
-stsb, qqp, mnli, qnli, rte, wnli, ax, and own (columns named by config.data and config.task). Of
-images: digits (scikit-learn's, embedded), mnist, fashion_mnist, cifar10, cifar100, and images (own
-files: config.data.train=....npz).
+stsb, qqp, mnli, qnli, rte, wnli, ax, own (columns named by config.data and config.task), and text
+(config.data.unlabelled alone, for mlm and mlm_kd). Of images: digits (scikit-learn's, embedded),
+mnist, fashion_mnist, cifar10, cifar100, and images (own files: config.data.train=....npz).
 """
 
 import importlib
@@ -93,6 +93,11 @@ def _data() -> ConfigDict:
   c.validation_fraction = 0.1  # of train, where there is no validation split
   c.max_length = 0  # tokens, longer texts are cut; 0: 32 for docs, else 128
   c.buckets = (16, 32, 64, 128)  # batch lengths up to max_length, one program each
+  c.unlabelled = ''  # for mlm, mlm_kd: a file, folder, pattern (txt, jsonl, parquet, csv, tsv; .gz)
+  # or hub data set, beside the task's train text; its text is in column config.data.text
+  c.pack = True  # documents of it joined and cut into rows of full length; False: one a row
+  c.neighbours = 1  # rows of it that lie side by side there and share a batch
+  c.validation_rows = 1000  # task text: documents held out, at most; validation_fraction holds too
   c.train_fraction = 1.0  # of the train split, seeded
   c.train_size = 0  # rows of train, after the fraction; 0: all
   c.seed = 0  # of the subsets: the same rows for every config.seed

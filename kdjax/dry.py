@@ -8,7 +8,7 @@ from kdjax import env, runs, train
 def show(plan: env.Plan, rows: int = 3) -> None:
   """Decoded rows, lengths, class balance, sizes, steps; nothing is trained."""
   c, spec = plan.c, plan.spec
-  print(f'\ntask {spec.name}: {spec.kind}, {plan.text.origin}')
+  print(f'\ntask {spec.name}: {spec.kind if spec.label else "no labels"}, {plan.text.origin}')
   for name, data in plan.data.items():
     sizes = _images(data, spec) if spec.images else _lengths(data, c.data.max_length)
     print(f'  {name}: {len(data.index)} rows, {sizes}{_balance(data.label, spec)}')
@@ -37,7 +37,7 @@ def show(plan: env.Plan, rows: int = 3) -> None:
 
 
 def _lengths(data, max_length: int) -> str:
-  length = data.tokens.length
+  length = data.tokens.length[:: 1 + len(data.index) // 1_000_000]
   quantiles = ', '.join(f'{q:.0f}' for q in np.quantile(length, (0.5, 0.9, 1.0)))
   full = (length >= max_length).mean()
   return f'tokens (50, 90, 100 %): {quantiles}; {full:.1%} at max_length'
@@ -85,4 +85,4 @@ def _label(value, spec) -> str:
     return f'{value:.3f}'
   if spec.kind == 'multilabel':
     return '|'.join(n for n, v in zip(spec.labels, value, strict=True) if v) or '(none)'
-  return spec.labels[value]
+  return spec.labels[value] if value >= 0 else '(none)'

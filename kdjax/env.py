@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import net, roles, sharding, tasks
-from kdjax.data import batches, images, sources, tokens
+from kdjax.data import batches, corpus, images, sources, tokens
 
 
 class Env(NamedTuple):
@@ -76,6 +76,7 @@ def settle(c):
     ('train.accumulate', c.train.accumulate, 1),
     ('eval.batch_size', c.eval.batch_size, 1),
     ('data.max_length', c.data.max_length, 4),
+    ('data.neighbours', c.data.neighbours, 1),
     ('train.log_every', c.train.log_every, 1),
     ('generator.layers', c.generator.layers, 0),
   ):
@@ -86,6 +87,8 @@ def settle(c):
 
 def _source(c, spec: tasks.Spec) -> str:
   """Where a task's data are where config.data.source does not say it."""
+  if spec.name == 'text':
+    return 'unlabelled'
   if c.train or spec.name == 'images':
     return 'files'
   if spec.name in ('docs', 'digits'):
@@ -99,7 +102,7 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
   """The settled config, its task with class names, and the text (train already subset)."""
   c, spec = settle(c)
   text = sources.read(c.data, spec)
-  if spec.kind != 'regression' and not spec.labels:
+  if spec.kind != 'regression' and spec.label and not spec.labels:
     spec = tasks.with_labels(spec, text.labels)
   if spec.images:
     spec = dataclasses.replace(spec, shape=next(iter(text.splits.values())).first.shape[1:])
@@ -116,6 +119,7 @@ def prepare(
   workdir: pathlib.Path,
   finished: Mapping[str, pathlib.Path],
   cast: tuple[str, ...] = ('teacher', 'student'),
+  masked: bool = False,
 ) -> Plan:
   """Read, load and check everything.
 
@@ -124,21 +128,29 @@ def prepare(
     workdir: where the token cache goes.
     finished: folders of a teacher and a generator that were trained before, by these names.
     cast: the models that are needed: teacher and student, those and the generator, or it alone.
+    masked: teacher and student are masked language models too: only then unlabelled text is read.
 
   Raises:
     ValueError, OSError: with the file, row, field or key, and the remedy.
   """
   c, spec, text = read(c)
+  _check_unlabelled(c, spec, masked)
   mesh = sharding.make_mesh(c.mesh.data)
   sharding.check_batch(mesh, c.train.batch_size, c.train.accumulate, 'train.batch_size')
   sharding.check_batch(mesh, c.eval.batch_size, 1, 'eval.batch_size')
   teacher = student = generator = None
   mismatch = ''
   if 'student' in cast:
-    teacher = roles.teacher(c, spec, finished.get('teacher'))
-    student = roles.student(c, spec, teacher)
+    head = 'mlm' if masked else 'classify'
+    teacher = roles.teacher(c, spec, finished.get('teacher'), head)
+    student = roles.student(c, spec, teacher, head)
     if not spec.images:
       mismatch = tokens.same_ids(teacher.tokenizer, student.tokenizer)
+    if masked and mismatch:
+      raise ValueError(
+        f'{c.name} compares guesses of the same tokens, but {mismatch}: config.student.init must '
+        "name a model with the teacher's tokenizer ('teacher' and 'random' have it)"
+      )
   if 'generator' in cast:
     generator = roles.generator(c, finished.get('generator'))
     if student:
@@ -147,9 +159,54 @@ def prepare(
   if spec.images:
     data = {name: images.dataset(table) for name, table in text.splits.items()}
   else:
-    data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir)
+    text, data = _read_unlabelled(c, text, learner, workdir)
+    data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir) | data
   world = make(c, spec, learner, teacher, student and generator, mismatch)
   return Plan(c, spec, text, teacher, student, generator, data, world, mesh, workdir)
+
+
+def _check_unlabelled(c, spec: tasks.Spec, masked: bool) -> None:
+  """ValueError where unlabelled text meets a method that asks for labels, or is missing."""
+  if not masked and (c.data.unlabelled or not spec.label):
+    raise ValueError(
+      f'{c.name} learns from labels, and config.data.unlabelled={c.data.unlabelled!r} has none: '
+      'mlm, mlm_kd and codir_pre train on such text'
+    )
+  if c.data.neighbours > 1 and not c.data.unlabelled:
+    raise ValueError(
+      f'config.data.neighbours={c.data.neighbours} is of config.data.unlabelled, which is empty: '
+      'the rows of a task are no neighbours'
+    )
+  batches.check_group(c.data.neighbours, c.train.batch_size)
+  if c.data.neighbours > 1 and c.train.accumulate > 1:
+    raise ValueError(
+      f'config.train.accumulate={c.train.accumulate} deals the rows of a batch out, and parts the '
+      f'config.data.neighbours={c.data.neighbours}: set one of them to 1'
+    )
+
+
+def _read_unlabelled(c, text: sources.Text, student: roles.Model, workdir):
+  """(the text with a validation split held out of the corpus, where it had none; 'train')."""
+  if not c.data.unlabelled:
+    return text, {}
+  train = text.splits.get('train')
+  found = corpus.read(c.data, student.tokenizer, _cache(c, workdir), train, not text.splits)
+  data = batches.Dataset(
+    found.tokens,
+    np.broadcast_to(np.int32(-1), found.index.shape),
+    found.index,
+    _ordinary(student, student),
+    group=c.data.neighbours,
+    block=corpus.BLOCK,
+  )
+  splits = {name: split for name, split in text.splits.items() if name != 'train'}
+  if found.held:
+    splits['validation'] = found.held
+  return text._replace(splits=splits, origin=f'{text.origin} {found.origin}'), {'train': data}
+
+
+def _cache(c, workdir) -> pathlib.Path:
+  return pathlib.Path(c.data.cache) if c.data.cache else workdir / 'cache'
 
 
 def _same_words(generator: roles.Model, student: roles.Model, mismatch: str) -> None:
@@ -206,7 +263,7 @@ def quiet(noisy: net.Net) -> net.Net:
 
 
 def _tokenise(c, text, student: roles.Model, teacher: roles.Model, mismatch: str, workdir) -> dict:
-  cache = pathlib.Path(c.data.cache) if c.data.cache else workdir / 'cache'
+  cache = _cache(c, workdir)
   usable = _ordinary(student, teacher)
   out = {}
   for name, table in text.splits.items():

@@ -51,12 +51,12 @@ def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
     for name in ('teacher', 'generator')
     if name in wanted and runs.done(workdir / name)
   }
-  plan = env.prepare(c, workdir, finished, runs.cast(c))
+  plan = env.prepare(c, workdir, finished, runs.cast(c), runs.masked(c))
   first = plan.spec.evaluation[0]
   for split in ('train', first):
     if split not in plan.data:
       raise ValueError(f'task {plan.spec.name} has no {split} split in {plan.text.origin}')
-    if plan.generator:
+    if plan.generator or runs.masked(c):
       masked.check(plan.data[split], split)
   for name in wanted:
     world = env.make(c, plan.spec, plan.generator) if name == 'generator' else plan.env
@@ -74,16 +74,17 @@ def run(plan: env.Plan) -> dict[str, dict]:
   report.record(c, plan.workdir)
   teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
   generator = _ready(plan, 'generator', {})
-  if runs.masked(c):
-    result = report.read_json(plan.workdir / 'generator' / 'result.json')
-    return report.guesses(result, plan.workdir)
+  if runs.alone(c):
+    return report.guesses(_learned(plan, {'generator': generator}), plan.workdir)
   models = {'teacher': teacher}
-  start = roles.student(c, plan.spec, teacher)
+  start = roles.student(c, plan.spec, teacher, 'mlm' if runs.masked(c) else 'classify')
   for name in runs.names(c):
     others = {'teacher': teacher}
     if runs.uses_generator(c, name):
       others['generator'] = generator
     models[name] = _run(plan, name, start, others)
+  if runs.masked(c):
+    return report.guesses(_learned(plan, models), plan.workdir)
   rows = _rows(plan, models)
   report.table(rows, plan.spec, plan.workdir)
   return rows
@@ -106,10 +107,12 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
 
   model: what is trained. others: whom else its method asks, by role.
   """
-  workdir, c = plan.workdir / name, plan.c
+  workdir, c, guesses = plan.workdir / name, plan.c, _guesses(plan, name)
   if runs.done(workdir):
     log.logger.info(f'{name}: finished already, {workdir / "model"} is used')
-    return plan.generator if name == 'generator' else roles.load(c, plan.spec, workdir / 'model')
+    if name == 'generator':
+      return plan.generator
+    return roles.load(c, plan.spec, workdir / 'model', 'mlm' if guesses else 'classify')
   workdir.mkdir(parents=True, exist_ok=True)
   report.write_json(workdir / 'run.json', runs.asked(c, name))
   began = time.perf_counter()
@@ -120,9 +123,9 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   scorer, split = _scorer(plan, name, cut), plan.spec.evaluation[0]
   score = lambda params: scorer(params, plan.data[split])  # noqa: E731
   before = {}
-  if name == 'generator':
+  if guesses:
     before['before'] = score(params['student'])
-    _say('generator, untrained', before['before'])
+    _say(f'{name}, untrained', before['before'])
   own = runs.block(c, name)
   found = train.fit(
     methods.get(own.name)(own, world),
@@ -135,7 +138,7 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
     plan.mesh,
     name,
   )
-  if name == 'generator':
+  if guesses:
     _say(name, found.metrics)
   module = net.fill(model.module, found.params)
   result = dict(
@@ -147,7 +150,7 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
     seconds=round(time.perf_counter() - began, 1),
     parameters=model.parameters,
   )
-  labels = plan.spec.labels if name != 'generator' else ()
+  labels = () if guesses else plan.spec.labels
   card = report.card(plan, name, result)
   model = model._replace(module=module)
   roles.save(model, workdir / 'model', labels, card)
@@ -157,6 +160,24 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
 
 def _say(name: str, scores: dict[str, float]) -> None:
   log.logger.info(f'{name}: ' + ', '.join(f'{k} {v:.4f}' for k, v in scores.items()))
+
+
+def _guesses(plan, name: str) -> bool:
+  """Whether a run's model is a masked language model."""
+  return name == 'generator' or runs.masked(plan.c)
+
+
+def _learned(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
+  """By name, what a run's result.json has; of a model that was taken as it is, its score alone."""
+  out, split = {}, plan.spec.evaluation[0]
+  for name, model in models.items():
+    if name in runs.order(plan.c):
+      out[name] = report.read_json(plan.workdir / name / 'result.json')
+      continue
+    cut, params = _cut(plan, name, model)
+    found = _scorer(plan, name, cut)(params, plan.data[split])
+    out[name] = dict(split=split, parameters=model.parameters, metrics=found)
+  return out
 
 
 def _rows(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
@@ -188,8 +209,10 @@ def _cut(plan, name: str, model: roles.Model):
 def _scorer(plan, name: str, cut: net.Net):
   """(params, data) -> metrics; of a masked language model, how well it guesses."""
   sizes = plan.c.eval.batch_size, plan.c.data.buckets, plan.mesh
-  if name == 'generator':
-    return masked.scorer(cut, plan.env.mask_id, runs.block(plan.c, name).rho, *sizes)
+  if _guesses(plan, name):
+    # One share for all of a table: of more hidden tokens, each is harder to guess.
+    block = plan.c.method if runs.masked(plan.c) else runs.block(plan.c, name)
+    return masked.scorer(cut, plan.env.mask_id, block.rho, *sizes)
   return evaluate.scorer(cut, plan.env.task, plan.spec.metrics, *sizes)
 
 
@@ -206,7 +229,7 @@ def head(data, rows: int):
 
 def chosen(c, workdir: pathlib.Path) -> pathlib.Path:
   """The model that eval, predict and export take: config.eval.model, or this method's."""
-  own = 'generator' if runs.masked(c) else c.name
+  own = 'generator' if runs.alone(c) else c.name
   where = pathlib.Path(c.eval.model) if c.eval.model else workdir / own / 'model'
   if not where.is_dir():
     raise ValueError(f'no model in {where}: train first, or set config.eval.model')
@@ -217,7 +240,10 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   """Score the chosen model on every labelled evaluation split (or config.eval.split)."""
   where = chosen(c, workdir)
   if runs.masked(c):
-    plan = env.prepare(c, workdir, {'generator': where}, runs.cast(c))
+    c, spec = env.settle(c)
+    if spec.label:  # it has a validation split of its own, and the corpus is not scored
+      c.data.unlabelled, c.data.neighbours = '', 1
+    plan = env.prepare(c, workdir, {'generator': where}, ('generator',), True)
     spec, text = plan.spec, plan.text
     cut, params = _cut(plan, 'generator', plan.generator)
     scorer = _scorer(plan, 'generator', cut)
@@ -245,7 +271,7 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
   """Write predictions of the chosen model for a split, as csv."""
   if runs.masked(c):
     raise ValueError(
-      'a masked language model predicts no classes: method mlm has no --mode=predict'
+      f'a masked language model predicts no classes: method {c.method.name} has no --mode=predict'
     )
   where = chosen(c, workdir)
   c, spec, text = env.read(c)

@@ -69,15 +69,18 @@ def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
   return text
 
 
-def guesses(result: dict, workdir: pathlib.Path) -> dict[str, dict]:
-  """Print what a masked language model learned, before and after; keep it as `table` does."""
-  split, before, after = (result[k] for k in ('split', 'before', 'metrics'))
-  rows = dict(generator={'parameters': result['parameters'], 'before': before, split: after})
-  head = [f'generator, {count(result["parameters"])}', *(f'{split} {k}' for k in after)]
-  lines = [
-    [name, *(f'{v:.4f}' if v < 1 else f'{v:.1f}' for v in scores.values())]
-    for name, scores in (('untrained', before), ('trained', after))
-  ]
+def guesses(results: dict[str, dict], workdir: pathlib.Path) -> dict[str, dict]:
+  """Print what masked language models learned, before and after; keep it as `table` does."""
+  rows, lines, head = {}, [], []
+  for name, result in results.items():
+    split, after, size = (result[k] for k in ('split', 'metrics', 'parameters'))
+    before = {'before': result['before']} if 'before' in result else {}
+    rows[name] = {'parameters': size} | before | {split: after}
+    head = ['', 'parameters', *(f'{split} {k}' for k in after)]
+    for title, scores in ((f'{name}, untrained', before.get('before')), (name, after)):
+      if scores:
+        values = [f'{v:.4f}' if v < 1 else f'{v:.1f}' for v in scores.values()]
+        lines.append([title, count(size), *values])
   text = markdown(head, lines)
   write_json(workdir / 'results.json', rows)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
@@ -118,12 +121,14 @@ def card(plan, name: str, result: dict) -> str:
   alone, start = name == 'generator', c.generator.init
   if start in ('teacher', 'random'):
     start += f' ({c.teacher.init})'
-  how = dict(teacher='fine-tuned', generator='masked language model')
-  kind = 'fill-mask' if alone else 'image-classification' if spec.images else 'text-classification'
+  guesses = 'before' in result  # as those of masked language models are
+  trained = 'trained as a masked language model' if guesses else 'fine-tuned'
+  how = dict(teacher=trained, generator=trained)
+  images = 'image-classification' if spec.images else 'text-classification'
   lines = [
     '---',
     f'library_name: {"kdjax" if spec.images else "transformers"}',
-    f'pipeline_tag: {kind}',
+    f'pipeline_tag: {"fill-mask" if guesses else images}',
     '---',
     f'# {plan.workdir.name}: {spec.name}, {how.get(name, f"distilled by {name}")}',
     '',
@@ -132,7 +137,7 @@ def card(plan, name: str, result: dict) -> str:
     f'- parameters: {result["parameters"]:,}',
     f'- {result["split"]}: {scores} (seed {c.seed}, step {result["best_step"]} of '
     f'{result["steps"]}, chosen on this split)',
-    *([] if alone else [f'- classes: {", ".join(spec.labels) or "one score"}']),
+    *([] if guesses else [f'- classes: {", ".join(spec.labels) or "one score"}']),
     '',
     f'Made by kdjax {importlib.metadata.version("kdjax")}.',
   ]

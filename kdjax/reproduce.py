@@ -21,7 +21,8 @@ def _seeds(argv) -> None:
   workdir, results = pathlib.Path(flags.FLAGS.workdir), []
   with main.one_line_errors():
     if runs.masked(flags.FLAGS.config):
-      raise ValueError('mlm trains no classifier: there is no teacher to compare it with')
+      own = flags.FLAGS.config.method.name
+      raise ValueError(f'{own} trains no classifier: its table is of guesses, and of one seed')
   for seed in range(flags.FLAGS.seeds):
     c = flags.FLAGS.config.copy_and_resolve_references()
     c.seed = seed

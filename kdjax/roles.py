@@ -26,12 +26,26 @@ class Model(NamedTuple):
     return sum(p.size for p in jax.tree.leaves(net.split(self.module)[1]))
 
 
-def teacher(c, spec: tasks.Spec, finished: pathlib.Path | None = None) -> Model:
-  """The fine-tuned teacher where there is one, else what it starts from."""
+def teacher(
+  c, spec: tasks.Spec, finished: pathlib.Path | None = None, head: str = 'classify'
+) -> Model:
+  """The fine-tuned teacher where there is one, else what it starts from.
+
+  head: 'classify', or 'mlm' where teacher and student are masked language models.
+  """
   fresh = c.teacher.finetune and not finished
   if spec.images:
     return _vision(c, spec, str(finished or c.teacher.init), 'teacher', fresh)
   where = _path(finished or c.teacher.init)
+  if head == 'mlm':
+    model, missing = _masked(where, c, 'teacher')
+    if missing and not fresh:
+      raise ValueError(
+        f'teacher {where} has no masked-LM head ({", ".join(missing[:3])} missing), and nothing to '
+        'teach: set config.teacher.finetune=True, or name a masked language model as '
+        'config.teacher.init (configs/mlm.py trains one)'
+      )
+    return model
   found = hf.read(where, spec.num_labels, **_knobs(c), fresh_head=fresh)
   if found.fresh and not fresh:
     raise ValueError(
@@ -43,8 +57,8 @@ def teacher(c, spec: tasks.Spec, finished: pathlib.Path | None = None) -> Model:
   return _classifier(found, where, c, spec)
 
 
-def student(c, spec: tasks.Spec, teacher: Model) -> Model:
-  """Cut from the teacher, random, or from a checkpoint."""
+def student(c, spec: tasks.Spec, teacher: Model, head: str = 'classify') -> Model:
+  """Cut from the teacher, random, or from a checkpoint; head as of `teacher`."""
   how = c.student
   if spec.images:
     return _vision(c, spec, how.init, 'student', True)
@@ -56,11 +70,11 @@ def student(c, spec: tasks.Spec, teacher: Model) -> Model:
       layers = tuple(int(part) for part in how.pick.split(','))
     return Model(*students.cut(teacher.module, teacher.config, layers, how.pick), teacher.tokenizer)
   if how.init == 'random':
-    made = students.random(
-      teacher.config, layers=how.layers, **_sizes(how), head='classify', **_knobs(c)
-    )
+    made = students.random(teacher.config, layers=how.layers, **_sizes(how), head=head, **_knobs(c))
     return Model(*made, teacher.tokenizer)
   where = _path(how.init)
+  if head == 'mlm':
+    return _masked(where, c, 'student')[0]
   found = hf.read(where, spec.num_labels, fresh_head=True, **_knobs(c))
   return _classifier(found, where, c, spec)
 
@@ -74,20 +88,14 @@ def generator(c, finished: pathlib.Path | None = None) -> Model:
   how = c.generator
   named = c.teacher.init if how.init in ('teacher', 'random') else how.init
   where = _path(finished or named)
-  found = hf.read(where, head='mlm', **_knobs(c))
-  model = _readable(Model(found.module, found.config, found.tokenizer), where, c)
-  if model.tokenizer.mask_token_id is None:
-    raise ValueError(
-      f'the tokenizer of {where} has no mask token, so it is no masked language model: '
-      'name another config.generator.init'
-    )
+  model, fresh = _masked(where, c, 'generator')
   if finished:
-    if found.fresh:
-      raise ValueError(f'{where} is no masked language model: {", ".join(found.fresh[:3])} missing')
+    if fresh:
+      raise ValueError(f'{where} is no masked language model: {", ".join(fresh[:3])} missing')
     return model
   random = how.init == 'random'
-  if (found.fresh or random) and not (how.finetune or how.fresh_head):
-    what = 'random weights' if random else f'no masked-LM head ({", ".join(found.fresh[:3])})'
+  if (fresh or random) and not (how.finetune or how.fresh_head):
+    what = 'random weights' if random else f'no masked-LM head ({", ".join(fresh[:3])})'
     raise ValueError(
       f'the generator {where} has {what}, and would write uniform noise: set '
       'config.generator.finetune=True, name a masked language model as config.generator.init, or '
@@ -104,11 +112,13 @@ def generator(c, finished: pathlib.Path | None = None) -> Model:
   return Model(*students.cut(model.module, model.config, how.layers, 'first'), model.tokenizer)
 
 
-def load(c, spec: tasks.Spec, where: pathlib.Path) -> Model:
-  """A model that a run saved."""
+def load(c, spec: tasks.Spec, where: pathlib.Path, head: str = 'classify') -> Model:
+  """A model that a run saved; head as of `teacher`."""
   if spec.images:
     return Model(*vision_files.load(where, c.train.dtype), None)
-  found = hf.read(str(where), spec.num_labels, dtype=c.train.dtype, attention=c.train.attention)
+  classes = None if head == 'mlm' else spec.num_labels
+  knobs = dict(dtype=c.train.dtype, attention=c.train.attention)
+  found = hf.read(str(where), classes, head=head, **knobs)
   return Model(found.module, found.config, found.tokenizer)
 
 
@@ -144,6 +154,18 @@ def _vision(c, spec: tasks.Spec, init: str, role: str, fresh: bool) -> Model:
     module = vision_files.build(config, key, c.train.dtype)
   config = dataclasses.replace(config, problem_type=spec.problem_type)
   return Model(module, config, None)
+
+
+def _masked(where: str, c, role: str) -> tuple[Model, tuple[str, ...]]:
+  """(model with a masked-LM head, parameters of that head that the folder lacks)."""
+  found = hf.read(where, head='mlm', **_knobs(c))
+  model = _readable(Model(found.module, found.config, found.tokenizer), where, c)
+  if model.tokenizer.mask_token_id is None:
+    raise ValueError(
+      f'the tokenizer of {where} has no mask token, so it is no masked language model: '
+      f'name another config.{role}.init'
+    )
+  return model, found.fresh
 
 
 def _path(where: str | pathlib.Path) -> str:

@@ -13,7 +13,8 @@ from kdjax import report
 _FREE = ('name', 'compare', 'baselines', 'eval', 'export', 'mesh')
 _FREE_TRAIN = ('keep', 'log_every', 'tensorboard')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
-_METHODS = dict(teacher='finetune', generator='mlm')  # by which the models beside the student learn
+_BESIDE = ('teacher', 'generator')  # runs of the models beside the student
+_MASKED = ('mlm', 'mlm_kd')  # methods of masked language models
 
 
 def names(c) -> list[str]:
@@ -26,6 +27,12 @@ def names(c) -> list[str]:
       f'config.compare names {", ".join(unknown)}: none of {", ".join(sorted(c.baselines))}'
     )
   out = [n for n in dict.fromkeys(wanted) if n != own] + [own]
+  others = [n for n in out if (block(c, n).name in _MASKED) != masked(c)]
+  if others and 'mlm' not in out:
+    raise ValueError(
+      f'config.compare={c.compare!r} beside method {own!r}: {", ".join(others)} and {own} train '
+      'models of different kinds, masked language models and classifiers'
+    )
   if 'mlm' in out and len(out) > 1:
     raise ValueError(
       f'config.compare={c.compare!r} beside method {own!r}: mlm trains a generator, no classifier, '
@@ -37,7 +44,7 @@ def names(c) -> list[str]:
 def order(c) -> list[str]:
   """Every run of a config: what is trained first comes first."""
   methods = names(c)
-  if not masked(c):
+  if not alone(c):
     generator = 'generator' in cast(c) and c.generator.finetune
     return ['teacher'] * c.teacher.finetune + ['generator'] * generator + methods
   if not c.generator.finetune:
@@ -46,13 +53,18 @@ def order(c) -> list[str]:
 
 
 def masked(c) -> bool:
+  """Whether all that a config trains are masked language models."""
+  return c.method.name in _MASKED
+
+
+def alone(c) -> bool:
   """Whether a config trains a masked language model alone: no teacher, no student."""
   return c.method.name == 'mlm'
 
 
 def cast(c) -> tuple[str, ...]:
   """The models that a config needs."""
-  if masked(c):
+  if alone(c):
     return ('generator',)
   generator = any(uses_generator(c, name) for name in names(c))
   return ('teacher', 'student') + ('generator',) * generator
@@ -66,7 +78,8 @@ def uses_generator(c, name: str) -> bool:
 
 def block(c, name: str):
   """The method's fields of one of the runs."""
-  name = _METHODS.get(name, name)
+  if name in _BESIDE:
+    name = 'mlm' if name == 'generator' or masked(c) else 'finetune'
   return c.method if name == c.name else c.baselines[name]
 
 
@@ -75,7 +88,7 @@ def fields(c, name: str):
   own = c.train.copy_and_resolve_references()
   with own.unlocked():
     own.seed = c.seed
-  if name in _METHODS:
+  if name in _BESIDE:
     own.update({field: c[name][field] for field in _OWN})
   return own
 
@@ -86,7 +99,7 @@ def asked(c, name: str) -> dict[str, Any]:
   tree['train'] = {k: v for k, v in tree['train'].items() if k not in _FREE_TRAIN}
   tree['data'].pop('cache')
   generator = tree.pop('generator')
-  if name in _METHODS:
+  if name in _BESIDE:
     tree.pop('student')
     for field in _OWN:
       tree['train'].pop(field)
@@ -94,9 +107,9 @@ def asked(c, name: str) -> dict[str, Any]:
     teacher = tree.pop('teacher')
     if generator['init'] in ('teacher', 'random'):
       tree['teacher'] = dict(init=teacher['init'])
-  if name != 'teacher':
+  if name != 'teacher' or masked(c):
     tree['method'] = block(c, name).to_dict()
-  if name == 'generator' or (name not in _METHODS and uses_generator(c, name)):
+  if name == 'generator' or (name not in _BESIDE and uses_generator(c, name)):
     tree['generator'] = generator
     if name != 'generator' and generator['finetune']:
       tree['mlm'] = block(c, 'mlm').to_dict()

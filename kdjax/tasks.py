@@ -70,6 +70,7 @@ class Spec:
 
   kind: 'classes', 'regression' or 'multilabel'.
   columns: one text column, or two for pairs.
+  label: the column of the label; '' where there is none.
   labels: class names in id order; () where they are read from the data, and for regression.
   metrics: names in kdjax.metrics; the first selects the best checkpoint.
   evaluation: splits scored at the end; the first one selects the best checkpoint.
@@ -148,6 +149,8 @@ IMAGES: dict[str, Spec] = {
   )
 }
 
+# Unlabelled text alone: for methods of masked language models, which ask for no label.
+TEXT = Spec('text', label='', metrics=())
 DOCS = Spec('docs', metrics=('accuracy', 'f1_macro'), evaluation=('validation', 'test'))
 _DEFAULT_METRICS = {
   'classes': ('accuracy', 'f1_macro'),
@@ -158,7 +161,7 @@ _DEFAULT_METRICS = {
 
 def names() -> list[str]:
   """Every task that a config may name."""
-  return ['docs', 'own', *GLUE, *IMAGES]
+  return ['docs', 'own', *GLUE, 'text', *IMAGES]
 
 
 def resolve(c) -> Spec:
@@ -173,6 +176,8 @@ def resolve(c) -> Spec:
     return _images(c)
   if c.task.name == 'docs' and not c.data.train:
     return DOCS
+  if c.task.name == 'text':
+    return _unlabelled(c)
   if c.task.name not in ('docs', 'own'):
     raise ValueError(f'task {c.task.name!r} is none of {", ".join(names())}')
   if c.task.kind not in KINDS:
@@ -207,6 +212,15 @@ def _images(c) -> Spec:
   if c.task.kind != 'classes':
     raise ValueError(f"config.task.kind={c.task.kind!r}: images have classes, 'classes' alone")
   return dataclasses.replace(spec, labels=_parts(c.task.labels), metrics=_metrics(c))
+
+
+def _unlabelled(c) -> Spec:
+  if not c.data.unlabelled or c.data.train:
+    raise ValueError(
+      'task text is read from config.data.unlabelled'
+      + (', not from config.data.train' if c.data.train else ', which is empty')
+    )
+  return dataclasses.replace(TEXT, columns=(c.data.text,))
 
 
 def with_labels(spec: Spec, labels: tuple[str, ...]) -> Spec:

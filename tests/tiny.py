@@ -56,11 +56,15 @@ def model(
 
 
 def world(
-  kind: str = 'classes', mismatch: str = '', dtype: str = 'float32', student_head: str = 'classify'
+  kind: str = 'classes',
+  mismatch: str = '',
+  dtype: str = 'float32',
+  student_head: str = 'classify',
+  teacher_head: str = 'classify',
 ):
   """(Env, parameters by name): a teacher, a smaller student, a generator of another width."""
   labels = 1 if kind == 'regression' else 3
-  teacher, frozen = net.split(model(2, 24, labels, 1, dtype))
+  teacher, frozen = net.split(model(2, 24, labels, 1, dtype, head=teacher_head))
   student, params = net.split(model(1, 16, labels, 2, dtype, head=student_head))
   generator, writer = net.split(model(1, 12, labels, 3, dtype, head='mlm'))
   ordinary = jnp.arange(VOCAB) >= SPECIAL

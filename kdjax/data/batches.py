@@ -15,6 +15,9 @@ class Dataset(NamedTuple):
   label: i32[n], f32[n] or f32[n, C]; index: i32[n], row numbers in the source.
   ordinary: bool[V], ids that augmentation may change or write; None: images, all pixels.
   teacher: the same text by the teacher's own tokenizer, where it differs.
+  group: rows that lie side by side here and stay so in a training batch: neighbouring text.
+  block: rows that are shuffled together, about; 0: all. An epoch of larger data goes through its
+    blocks in a seeded order, so that neither memory nor reading from a disk grows with the data.
   """
 
   tokens: ids.Tokens
@@ -22,6 +25,8 @@ class Dataset(NamedTuple):
   index: np.ndarray
   ordinary: np.ndarray | None
   teacher: ids.Tokens | None = None
+  group: int = 1
+  block: int = 0
 
 
 Batch = dict[str, np.ndarray]
@@ -42,6 +47,15 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
       'raise config.data.train_size or config.data.train_fraction'
     )
   return n // batch_size
+
+
+def check_group(group: int, batch_size: int) -> None:
+  """ValueError unless a batch holds whole groups."""
+  if group < 1 or batch_size % group:
+    raise ValueError(
+      f'config.train.batch_size={batch_size} does not hold whole groups of config.data.neighbours='
+      f'{group} rows: make it a multiple'
+    )
 
 
 def lengths(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
@@ -68,12 +82,14 @@ def train_batches(
   [0, 1], L pixels all of them real.
 
   An epoch is floor(n / batch_size) batches and has no row twice; the n mod batch_size rows that it
-  leaves out are drawn anew each epoch, whatever their length.
+  leaves out are drawn anew each epoch, whatever their length. With data.group = g, rows come in
+  groups of g neighbours, each group whole and in order, and groups are what is shuffled.
 
   Raises:
-    ValueError: fewer rows than batch_size, or arrays of different sizes.
+    ValueError: fewer rows than batch_size, arrays of different sizes, or a batch of broken groups.
   """
   n = _check(data)
+  check_group(data.group, batch_size)
   steps = steps_per_epoch(n, batch_size)
   if start < 0:
     raise ValueError(f'batch number {start} is below 0')
@@ -86,9 +102,34 @@ def _endless(
 ) -> Iterator[Batch]:
   epoch, skip = divmod(start, steps)
   while True:
-    for L, rows in _epoch(_longest(data), batch_size, shapes, seed, epoch)[skip:]:
-      yield _batch(data, rows, L)
-    epoch, skip = epoch + 1, 0
+    for rows, n, stream in _blocks(data, batch_size, seed, epoch):
+      if skip >= n:  # passed over unread
+        skip -= n
+        continue
+      longest = _longest(data, rows)
+      for L, chosen in _epoch(longest, batch_size, shapes, stream, data.group)[skip:]:
+        yield _batch(data, rows.start + chosen, L)
+      skip = 0
+    epoch += 1
+
+
+def _blocks(
+  data: Dataset, batch_size: int, seed: int, epoch: int
+) -> Iterator[tuple[slice, int, tuple[int, ...]]]:
+  """(rows, batches in them, seed) of each block of an epoch; one block where all fits."""
+  n = len(data.index)
+  steps = n // batch_size
+  count = min(-(-n // data.block), steps) if data.block else 1
+  if count == 1:
+    yield slice(0, n), steps, (seed, epoch)
+    return
+  rng = np.random.default_rng((seed, epoch))
+  # Whole batches to each block; what is over lies before the first and behind the last one.
+  first = rng.integers(n % batch_size + 1)
+  for k in rng.permutation(count):
+    low, high = (steps * (k + i) // count for i in (0, 1))
+    rows = slice(int(first + low * batch_size), int(first + high * batch_size))
+    yield rows, int(high - low), (seed, epoch, int(k))
 
 
 def eval_batches(
@@ -106,7 +147,7 @@ def eval_batches(
   if batch_size < 1:
     raise ValueError(f'batch size is {batch_size}; it must be 1 or more')
   shapes = lengths(buckets, data.tokens.tokens.shape[1])
-  longest = _longest(data)
+  longest = _longest(data, slice(None))
   plan, rest = _group(np.argsort(longest, kind='stable'), longest, batch_size, shapes)
   for L, rows in plan:
     yield _batch(data, rows, L), batch_size
@@ -117,15 +158,27 @@ def eval_batches(
 
 
 def _epoch(
-  longest: np.ndarray, batch_size: int, shapes: tuple[int, ...], seed: int, epoch: int
+  longest: np.ndarray,
+  batch_size: int,
+  shapes: tuple[int, ...],
+  seed: tuple[int, ...],
+  group: int,
 ) -> Plan:
-  rng = np.random.default_rng((seed, epoch))
-  n = len(longest)
+  """The batches of some rows, numbered from 0, in a seeded order."""
+  rng = np.random.default_rng(seed)
+  n, size = len(longest) // group, batch_size // group
+  over = len(longest) % group
+  first = int(rng.integers(over + 1)) if over else 0  # else the last rows would never be seen
+  longest = longest[first : first + n * group].reshape(n, group).max(1)
   # What does not fill a batch is dropped before rows are grouped. Dropped after, it would always be
   # the longest rows.
-  rows = rng.permutation(n)[: n - n % batch_size]
-  plan, _ = _group(rows, longest, batch_size, shapes)
-  return [plan[i] for i in rng.permutation(len(plan))]
+  chosen = rng.permutation(n)[: n - n % size]
+  plan, _ = _group(chosen, longest, size, shapes)
+  beside = np.arange(group)[None]
+  return [
+    (L, (first + groups[:, None] * group + beside).reshape(-1))
+    for L, groups in (plan[i] for i in rng.permutation(len(plan)))
+  ]
 
 
 def _group(
@@ -146,11 +199,11 @@ def _group(
   return plan, rest
 
 
-def _longest(data: Dataset) -> np.ndarray:
+def _longest(data: Dataset, rows: slice) -> np.ndarray:
   """i32[n]: the longer of the two tokenizers' lengths: both views of a batch have one L."""
   if data.teacher is None:
-    return data.tokens.length
-  return np.maximum(data.tokens.length, data.teacher.length)
+    return data.tokens.length[rows]
+  return np.maximum(data.tokens.length[rows], data.teacher.length[rows])
 
 
 def _batch(data: Dataset, rows: np.ndarray, L: int) -> Batch:

@@ -38,7 +38,7 @@ def read(c, spec: tasks.Spec) -> Text:
       f'config.data.source is {c.source!r}; it is one of {", ".join(sorted(_SOURCES))}'
     )
   counts = ', '.join(f'{name} {len(split.first):,}' for name, split in text.splits.items())
-  _log.info('Rows: %s.', counts)
+  _log.info('Rows: %s.', counts or 'none with labels')
   return text
 
 
@@ -115,6 +115,20 @@ def _files(c, spec: tasks.Spec) -> Text:
   }
   origin = f'{text.origin} Validation: {len(held.first)} rows held out of train.'
   return Text(splits, text.labels, origin)
+
+
+def _unlabelled(c, spec: tasks.Spec) -> Text:
+  """A validation file, where one is named: the rest is read as a stream (corpus.read)."""
+  if not c.validation:
+    return Text({}, (), 'Unlabelled text.')
+  columns, (name,) = files.read(c.validation), spec.columns
+  if name not in columns:
+    there = ', '.join(map(repr, columns))
+    raise ValueError(f'{c.validation}: no column {name!r}; it has {there}')
+  texts = _strings(columns[name], f'{c.validation}: column {name!r}')
+  label = np.full(len(texts), -1, np.int32)
+  origin = f'Unlabelled text; validation: {c.validation}.'
+  return Text({'validation': Table(texts, None, label, _count(label))}, (), origin)
 
 
 def _text(
@@ -213,4 +227,5 @@ _SOURCES: dict[str, Callable[..., Text]] = {
   'tfds': _tfds,
   'local': _local,
   'files': _files,
+  'unlabelled': _unlabelled,
 }

@@ -45,7 +45,7 @@ def tokenise(table: tables.Table, tokenizer, max_length: int, cache=None) -> Tok
     ValueError: max_length beyond what the tokenizer's model reads, or without room for text; no
       padding token.
   """
-  _check(tokenizer, max_length, pair=table.second is not None)
+  check(tokenizer, max_length, pair=table.second is not None)
   path = None
   if cache:
     path = pathlib.Path(cache) / fingerprint(table, tokenizer, max_length)
@@ -118,7 +118,8 @@ def same_ids(a, b) -> str:
   return ''
 
 
-def _check(tokenizer, max_length: int, pair: bool) -> None:
+def check(tokenizer, max_length: int, pair: bool = False) -> None:
+  """ValueError unless rows of this length suit the tokenizer and its model."""
   most = tokenizer.model_max_length  # 1e30 where the tokenizer's files do not say
   if max_length > most:
     raise ValueError(
@@ -134,6 +135,16 @@ def _check(tokenizer, max_length: int, pair: bool) -> None:
 
 
 def _tokenise(table: tables.Table, tokenizer, max_length: int) -> Tokens:
+  out, cut = encode(table, tokenizer, max_length)
+  _log.info(
+    'Tokenised %s rows; %.2f %% were longer than %d tokens and are cut.',
+    f'{len(out.length):,}', 100 * cut / max(len(out.length), 1), max_length,
+  )  # fmt: skip
+  return out
+
+
+def encode(table: tables.Table, tokenizer, max_length: int) -> tuple[Tokens, int]:
+  """(a table's text as ids, rows that were cut), without any check or cache."""
   n = len(table.first)
   tokens = np.full((n, max_length), tokenizer.pad_token_id, np.int32)
   segments = np.zeros((n, max_length), np.int32)
@@ -158,11 +169,7 @@ def _tokenise(table: tables.Table, tokenizer, max_length: int) -> Tokens:
     for i, ids in enumerate(out.get('token_type_ids', []), start):
       segments[i, : len(ids)] = ids
     cut += sum(bool(encoding.overflowing) for encoding in out.encodings or [])
-  _log.info(
-    'Tokenised %s rows; %.2f %% were longer than %d tokens and are cut.',
-    f'{n:,}', 100 * cut / max(n, 1), max_length,
-  )  # fmt: skip
-  return Tokens(tokens, segments, length)
+  return Tokens(tokens, segments, length), cut
 
 
 def _definition(tokenizer) -> str:

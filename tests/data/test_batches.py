@@ -169,3 +169,95 @@ def test_arrays_that_do_not_belong_together_are_an_error(rng):
   short = tokens.Tokens(*(array[:8] for array in data.tokens))
   with pytest.raises(ValueError, match="teacher's tokens are"):
     next(batches.eval_batches(data._replace(teacher=short), 2, (12,)))
+
+
+def _grouped(rng, n, group, block=0):
+  return _data(rng, n)._replace(group=group, block=block)
+
+
+@pytest.mark.parametrize('n, size, group', [(40, 8, 2), (47, 8, 4), (50, 6, 3), (8, 8, 8)])
+def test_neighbours_stay_side_by_side_and_no_row_comes_twice(rng, n, size, group):
+  data, seed = _grouped(rng, n, group), int(rng.integers(99))
+  for epoch in range(3):
+    got = _epoch(data, size, (6, 12), seed, epoch)
+    assert len(got) == n // size
+    rows = np.concatenate([batch['index'] for batch in got]) - 1000
+    assert len(set(rows)) == len(rows) == n // size * size
+    beside = rows.reshape(-1, group)
+    np.testing.assert_array_equal(beside, beside[:, :1] + np.arange(group))
+    for batch in got:
+      longest = data.tokens.length[batch['index'] - 1000].max()
+      assert longest <= batch['tokens'].shape[1]
+
+
+def test_groups_are_shuffled_and_rows_that_fill_none_have_their_turn(rng):
+  data = _grouped(rng, 43, 4)
+  epochs = [
+    np.concatenate([b['index'] for b in _epoch(data, 8, (), 0, epoch)]) for epoch in range(40)
+  ]
+  assert len({tuple(rows) for rows in epochs}) == 40
+  assert set(np.concatenate(epochs)) == set(data.index)
+
+
+def test_a_batch_of_broken_groups_is_an_error_with_the_keys(rng):
+  with pytest.raises(ValueError, match=r'train.batch_size=8 .* config.data.neighbours=3 rows'):
+    batches.train_batches(_grouped(rng, 40, 3), 8, (), 0)
+  with pytest.raises(ValueError, match=r'config.data.neighbours=0'):
+    batches.train_batches(_grouped(rng, 40, 0), 8, (), 0)
+
+
+@pytest.mark.parametrize('group', [1, 2])
+@pytest.mark.parametrize('n, block', [(100, 24), (103, 24), (103, 8), (50, 49), (97, 1)])
+def test_blocks_cover_an_epoch_and_resume_anywhere(rng, n, group, block):
+  data, seed = _grouped(rng, n, group, block), int(rng.integers(99))
+  steps, size = n // 8, 8
+  stream = batches.train_batches(data, size, (6, 12), seed)
+  whole = list(itertools.islice(stream, 3 * steps))
+  for epoch in range(3):
+    part = whole[epoch * steps : (epoch + 1) * steps]
+    rows = np.concatenate([batch['index'] for batch in part])
+    assert len(set(rows)) == len(rows) == steps * size
+  for start in rng.integers(0, 3 * steps, 4):
+    late = batches.train_batches(data, size, (6, 12), seed, int(start))
+    _same(whole[start], next(late))
+
+
+def test_rows_of_a_block_come_together_in_another_order_each_epoch(rng):
+  data = _grouped(rng, 96, 1, 24)
+  epochs = [
+    np.concatenate([b['index'] - 1000 for b in _epoch(data, 8, (), 0, epoch)]) for epoch in (0, 1)
+  ]
+  for rows in epochs:
+    blocks = rows.reshape(4, 24) // 24
+    assert (blocks == blocks[:, :1]).all()
+    assert (np.diff(rows) != 1).any()
+  assert (epochs[0] != epochs[1]).any()
+
+
+def test_data_of_one_block_has_the_batches_it_had_without(rng):
+  data = _data(rng, 41)
+  for epoch in (0, 1):
+    pairs = zip(
+      _epoch(data, 8, (6, 12), 5, epoch),
+      _epoch(data._replace(block=41), 8, (6, 12), 5, epoch),
+      strict=True,
+    )
+    for a, b in pairs:
+      _same(a, b)
+
+
+def test_an_epoch_is_what_it_was_before_there_were_groups(rng):
+  """Written out once more: which rows a seed gives is part of what a run is."""
+  data, seed, epoch = _data(rng, 43), int(rng.integers(99)), int(rng.integers(9))
+  draw = np.random.default_rng((seed, epoch))
+  rows, plan, rest = draw.permutation(43)[:40], [], []
+  for low, L in ((0, 6), (6, 12), (12, _L)):
+    length = data.tokens.length
+    rest += [r for r in rows if low < length[r] <= L]
+    while len(rest) >= 8:
+      plan.append((L, rest[:8]))
+      rest = rest[8:]
+  for i, batch in zip(draw.permutation(5), _epoch(data, 8, (6, 12), seed, epoch), strict=True):
+    L, want = plan[i]
+    assert batch['tokens'].shape == (8, L)
+    np.testing.assert_array_equal(batch['index'] - 1000, want)

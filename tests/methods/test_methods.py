@@ -23,10 +23,16 @@ VARIANTS = [
   ('augpro', dict(forbid_own=True, table='teacher')),
   ('backward_kd', dict(map='replace', round=0.2, rate=0.05, first_round=0.5)),
   ('codir', dict(contrast='info')),
+  ('mlm_kd', dict(weight=0.5)),
   ('freelb', dict(kind='fgsm', target='teacher')),
   ('rail_kd', dict(kind='layer')),
   ('token_replace', dict(kind='mlm')),
 ]
+# Of masked language models: the heads of student and teacher.
+HEADS = dict(
+  mlm=dict(student_head='mlm'),
+  mlm_kd=dict(student_head='mlm', teacher_head='mlm'),
+)
 each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
 shipped = pytest.mark.parametrize('name, changes', SHIPPED, ids=str)
 
@@ -34,8 +40,7 @@ shipped = pytest.mark.parametrize('name, changes', SHIPPED, ids=str)
 @functools.lru_cache(maxsize=6)  # the games of one method: conftest.py puts its tests side by side
 def _cached(name, changes, task, devices, accumulate, quiet, dtype):
   """(method, game, mesh, traces) at tiny size, from the shipped fields; compiled once for all."""
-  head = 'mlm' if name == 'mlm' else 'classify'
-  env, params = tiny.world(task, dtype=dtype, student_head=head)
+  env, params = tiny.world(task, dtype=dtype, **HEADS.get(name, {}))
   if quiet:
     env = env._replace(student=environments.quiet(env.student))
   traces = []
@@ -141,7 +146,7 @@ def test_scores_are_learned_in_bfloat16_and_in_accumulated_parts(rng, name, chan
 
 @shipped
 def test_label_sets_have_a_loss(rng, name, changes):
-  env, params = tiny.world('multilabel', student_head='mlm' if name == 'mlm' else 'classify')
+  env, params = tiny.world('multilabel', **HEADS.get(name, {}))
   method = methods.get(name)(tiny.fields(name, **changes), env)
   data, batch = tiny.dataset('multilabel'), tiny.batch(rng, kind='multilabel')
   extra, memory = method.init(jax.random.key(0), params, base.Data(data.index, data.label, 8, 400))

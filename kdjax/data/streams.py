@@ -1,0 +1,128 @@
+"""Documents one after another, from files and hub data sets that need not fit into memory."""
+
+import glob
+import pathlib
+import re
+from collections.abc import Iterator
+
+# Loader of `datasets`, and its options. Everything in csv is text: a text 'null' is not missing.
+_READS = {
+  '.txt': ('text', {}),
+  '.jsonl': ('json', {}),
+  '.parquet': ('parquet', {}),
+  '.csv': ('csv', dict(keep_default_na=False)),
+  '.tsv': ('csv', dict(keep_default_na=False, sep='\t', quoting=3)),
+}
+_HUB = re.compile(r'([\w.-]+/[\w.-]+)(?::([\w.-]+))?')
+_ROWS = 256  # read at once
+
+
+def find(where: str) -> list[pathlib.Path]:
+  """The files that config.data.unlabelled names, by name; none where it is the id of a data set.
+
+  where: a file, a folder (all below it), a pattern like 'wiki/*.txt.gz', or owner/name of a data
+    set on the HuggingFace hub, with ':configuration' where it has several.
+
+  Raises:
+    ValueError: nothing there, or a file of another kind.
+  """
+  path = pathlib.Path(where).expanduser()
+  if path.is_dir():
+    files = [f for f in path.rglob('*') if f.is_file() and _kind(f) in _READS]
+  elif path.exists():
+    files = [path]
+  else:
+    files = [pathlib.Path(f) for f in glob.glob(str(path), recursive=True)]
+    files = [f for f in files if f.is_file()]
+    if not files and _HUB.fullmatch(where):
+      return []
+  known = f'{", ".join(_READS)} (all but parquet also with .gz)'
+  if not files:
+    raise ValueError(
+      f'config.data.unlabelled={where!r}: no such file, no folder of {known}, no pattern that '
+      'finds some, and no owner/name of a hub data set'
+    )
+  for file in files:
+    if _kind(file) not in _READS:
+      raise ValueError(f'{file}: unknown extension; config.data.unlabelled reads {known}')
+  return sorted(files)
+
+
+def documents(where: str, column: str) -> Iterator[str]:
+  """Every text of a column, file after file; blank ones are passed over.
+
+  A line of a .txt file is a document. A compressed file is read as it is unpacked.
+
+  Raises:
+    ValueError: naming file and row (from 1), where a row is no text or cannot be read; naming the
+      columns there are, where this one is missing.
+  """
+  for file in find(where) or [None]:
+    name, done = str(file or where), 0
+    for values in _columns(file, where, column):
+      for row, value in enumerate(values, 1):
+        if not isinstance(value, str):
+          raise ValueError(
+            f'{name}: row {done + row} of column {column!r} is {value!r}, not text: correct or '
+            'drop the row'
+          )
+        if value.strip():
+          yield value
+      done += len(values)
+
+
+def _columns(file: pathlib.Path | None, where: str, column: str) -> Iterator[list]:
+  """Blocks of a column's values."""
+  name = str(file or f'{where} (no such file here, so a data set of the hub)')
+  try:
+    blocks = (_file(file, column) if file else _hub(where)).iter(_ROWS)
+  except Exception as error:  # each layer below (http, hub, datasets, arrow) has errors of its own
+    raise _unreadable(name, error) from error
+  while True:
+    try:
+      block = next(blocks, None)
+    except Exception as error:  # as above
+      raise _unreadable(name, error) from error
+    if block is None:
+      return
+    # The loader of plain lines calls its one column text, whatever the others' is called.
+    own = 'text' if file and _kind(file) == '.txt' else column
+    if own not in block:
+      raise ValueError(
+        f'{name}: no column {column!r}; it has {", ".join(map(repr, block))}: set config.data.text'
+      )
+    yield block[own]
+
+
+def _file(file: pathlib.Path, column: str):
+  import datasets
+
+  kind, options = _READS[_kind(file)]
+  if kind == 'csv':
+    options = options | dict(converters={column: str})
+  if kind == 'parquet':
+    from pyarrow import parquet
+
+    if column in parquet.read_schema(file).names:  # else the caller says what there is
+      options = dict(columns=[column])
+  # Escaped: the loader takes a name for a pattern.
+  escaped = glob.escape(str(file))
+  return datasets.load_dataset(kind, data_files=escaped, split='train', streaming=True, **options)
+
+
+def _hub(where: str):
+  import datasets
+
+  name, configuration = _HUB.fullmatch(where).groups()
+  return datasets.load_dataset(name, configuration, split='train', streaming=True)
+
+
+def _kind(file: pathlib.Path) -> str:
+  """'.txt' of a.txt and of a.txt.gz."""
+  kind = pathlib.Path(file.stem).suffix if file.suffix == '.gz' else file.suffix
+  return '' if file.suffix == '.gz' and kind == '.parquet' else kind
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+  said = ' '.join(str(error).split())[:300]
+  return ValueError(f'{name}: cannot be read ({type(error).__name__}: {said})')
