@@ -1,6 +1,6 @@
 """How fast MATE-KD's generator finds text on which a frozen student and its teacher part.
 
-python benchmarks/found.py --workdir=DIR [--rates=5e-5,1e-3] [--turns=48]
+python benchmarks/found.py --workdir=DIR [--rates=5e-5,1e-3] [--turns=48] [--generator=minilm]
 
 DIR is a finished workdir of a config with a generator (configs/mate_kd.py:sst2 with compare=kd,
 say): its teacher, generator and student are taken as they are, with DIR/config.json's data. The
@@ -23,6 +23,9 @@ from kdjax.report import markdown
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Of a run with teacher, generator and student.')
 _STUDENT = flags.DEFINE_string('student', 'kd', 'The run whose student stands still.')
+_GENERATOR = flags.DEFINE_string(
+  'generator', '', 'Another masked language model; a head that it lacks is random.'
+)
 _RATES = flags.DEFINE_list('rates', ['5e-5', '1e-3'], 'Of the generator.')
 _TURNS = flags.DEFINE_integer('turns', 48, 'Of the generator, for each rate.', lower_bound=6)
 
@@ -36,6 +39,8 @@ def finished(workdir: pathlib.Path, student: str) -> ConfigDict:
       raise SystemExit(f'error: no model in {where}')
     c[role].init = str(where)
   c.teacher.finetune = c.generator.finetune = False
+  if _GENERATOR.value:
+    c.generator.update(init=_GENERATOR.value, fresh_head=True)
   return c
 
 
