@@ -60,7 +60,8 @@ class Store:
         if wait or attempt:  # once burnt, to the end
           self.wait()
         return
-      except Exception as error:  # Orbax and TensorStore have no common kind for a disk that fails
+      # Orbax and TensorStore have no kind of their own for a disk that fails.
+      except (OSError, RuntimeError, ValueError) as error:
         said = f'{self._directory}: checkpoint of step {step} was not written: {_first(error)}'
         if attempt == RETRIES:
           raise OSError(f'{said}. Make room there, and start the same command again') from error

@@ -30,6 +30,13 @@ def rng(record_property):
   return np.random.default_rng(seed)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def programs_of_one_file():
+  """A file's compiled programs are let go with it: thousands of them end a process."""
+  yield
+  jax.clear_caches()
+
+
 def pytest_collection_modifyitems(items):
   """Tests of one method stand side by side, and share its compiled programs."""
   files = {path: n for n, path in enumerate(dict.fromkeys(item.path for item in items))}

@@ -143,10 +143,10 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(alone, tmp_path, monkey
   c, workdir, rows = alone
   save = checkpoint.Store.save
 
-  def dies(self, step, state, meta):
+  def dies(self, step, state, *rest, **more):
     if step == 4:
       raise KeyboardInterrupt
-    save(self, step, state, meta)
+    save(self, step, state, *rest, **more)
 
   with monkeypatch.context() as m:
     m.setattr(checkpoint.Store, 'save', dies)

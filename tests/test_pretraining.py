@@ -155,11 +155,11 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(run, tmp_path, monkeypa
   c, workdir, rows = run
   save, died = checkpoint.Store.save, []
 
-  def dies(self, step, state, meta):
+  def dies(self, step, state, *rest, **more):
     if step == 4 and 'contrast_heads' in getattr(state, 'params', {}) and not died:
       died.append(step)
       raise KeyboardInterrupt
-    save(self, step, state, meta)
+    save(self, step, state, *rest, **more)
 
   monkeypatch.setattr(checkpoint.Store, 'save', dies)
   with pytest.raises(KeyboardInterrupt):

@@ -86,7 +86,7 @@ def share(c, *fields: str) -> None:
 
 
 # Methods that write, look up or guess tokens.
-TOKENS = ('augpro', 'cilda', 'comkd', 'mate_kd', 'mlm', 'token_replace')
+TOKENS = ('augpro', 'cilda', 'comkd', 'mate_kd', 'mlm', 'mlm_kd', 'token_replace')
 
 
 def check_images(name: str, images: bool) -> None:
