@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from kdjax import log
 
 CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
-GRACE = 15.0  # seconds
+GRACE = 25.0  # seconds
 
 _asked = threading.Event()
 _saving = threading.Event()
