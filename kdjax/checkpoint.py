@@ -73,6 +73,8 @@ class Store:
   def _save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
     if step in self._manager.all_steps():
       self._manager.delete(step)
+    # As it is now: it is written beside the training, which goes on changing it.
+    meta = json.loads(json.dumps(meta))
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     if not self._manager.save(step, args=items, force=True):
       raise RuntimeError(f'Orbax declined it: step {self.step()} is there')

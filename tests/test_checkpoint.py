@@ -134,3 +134,16 @@ def test_a_failing_disk_is_tried_again_with_the_state_in_memory(rng, tmp_path, m
   with pytest.raises(OSError, match='Make room there'):
     store.save(3, state, {})
   assert checkpoint.Store(tmp_path, keep=2).step() == 2  # what was saved is still whole
+
+
+def test_what_is_saved_is_what_was_there_when_save_was_called(rng, tmp_path):
+  step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+  state = dict(a=jnp.asarray(rng.normal(size=(1000, 1000)), jnp.float32))
+  want, pending = np.array(state['a']), [dict(loss=1.0)]
+  store = checkpoint.Store(tmp_path)
+  store.save(1, state, dict(pending=pending))
+  pending.append(dict(loss=jnp.float32(2)))  # training goes on while it is written
+  for _ in range(5):
+    state = step(state)
+  back, meta = store.restore(state)
+  assert meta == dict(pending=[dict(loss=1.0)]) and np.array_equal(back['a'], want)
