@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from kdjax import log
+from kdjax import log, report
 
 RETRIES = 5  # after a save that failed: a full disk may be emptied, a lost mount come back
 WAIT = 30.0  # seconds between them
@@ -143,10 +142,7 @@ def _sums(folder: pathlib.Path) -> dict[str, str]:
 def _write_sums(directory: pathlib.Path, step: int) -> None:
   if not (directory / str(step)).is_dir():
     return
-  path = _sums_file(directory, step)
-  spare = path.with_name(path.name + '.tmp')
-  spare.write_text(json.dumps(_sums(directory / str(step))), encoding='utf8')
-  os.replace(spare, path)
+  report.write_json(_sums_file(directory, step), _sums(directory / str(step)))
   for old in directory.glob('sums.*.json'):
     if not (directory / old.name.split('.')[1]).is_dir():
       old.unlink(missing_ok=True)

@@ -49,21 +49,28 @@ def _share_configs(path: str) -> None:
 
 def _main(argv) -> None:
   del argv
-  from kdjax import dry, jobs, lock  # after the flags: jax is not loaded for --help
+  from kdjax import dry, jobs  # after the flags: jax is not loaded for --help
 
   c, workdir, mode = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.mode
   if mode == 'train':
-    with contextlib.ExitStack() as held:
-      with one_line_errors():
-        held.enter_context(lock.of(workdir))
-        plan = jobs.prepare(c, workdir)
-      jobs.run(plan)
+    train(c, workdir)
   elif mode == 'dry_run':
     with tempfile.TemporaryDirectory() as cache, one_line_errors():
       dry.show(jobs.prepare(c, workdir, cache))
   else:
     with one_line_errors():
       {'eval': jobs.evaluation, 'predict': jobs.prediction, 'export': jobs.export}[mode](c, workdir)
+
+
+def train(c, workdir: pathlib.Path) -> tuple:
+  """All runs of a config, alone in their workdir: (plan, rows of the table)."""
+  from kdjax import jobs, lock
+
+  with contextlib.ExitStack() as held:
+    with one_line_errors():
+      held.enter_context(lock.of(workdir))
+      plan = jobs.prepare(c, workdir)
+    return plan, jobs.run(plan)
 
 
 @contextlib.contextmanager

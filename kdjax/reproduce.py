@@ -3,7 +3,6 @@
 python -m kdjax.reproduce --config=configs/augpro.py:sst2 --seeds=3 --workdir=DIR
 """
 
-import contextlib
 import pathlib
 
 import numpy as np
@@ -16,7 +15,7 @@ Rows = dict[str, dict]
 
 def _seeds(argv) -> None:
   del argv
-  from kdjax import jobs, lock, report, runs
+  from kdjax import report, runs
 
   workdir, results = pathlib.Path(flags.FLAGS.workdir), []
   with main.one_line_errors():
@@ -26,11 +25,8 @@ def _seeds(argv) -> None:
   for seed in range(flags.FLAGS.seeds):
     c = flags.FLAGS.config.copy_and_resolve_references()
     c.seed = seed
-    with contextlib.ExitStack() as held:
-      with main.one_line_errors():
-        held.enter_context(lock.of(workdir / f'seed{seed}'))
-        plan = jobs.prepare(c, workdir / f'seed{seed}')
-      results.append(jobs.run(plan))
+    plan, rows = main.train(c, workdir / f'seed{seed}')
+    results.append(rows)
   text = summary(results, plan.spec.metrics)
   report.write_json(workdir / 'results.json', results)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')

@@ -15,7 +15,7 @@ ARROWS = {
   'metrics': set(),
   'log': set(),
   'optim': set(),
-  'checkpoint': {'log'},
+  'checkpoint': {'log', 'report'},
   'guard': {'log'},
   'stop': {'log'},
   'lock': set(),
@@ -39,7 +39,7 @@ ARROWS = {
   },
   'dry': {'env', 'runs', 'train'},
   'main': {'dry', 'jobs', 'lock', 'log', 'stop'},
-  'reproduce': {'main', 'jobs', 'lock', 'report', 'runs'},
+  'reproduce': {'main', 'report', 'runs'},
   '__init__': {'predict'},
 }  # fmt: skip
 

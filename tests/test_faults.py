@@ -48,8 +48,7 @@ def _left(workdir: pathlib.Path) -> dict:
     if path.name == 'model.safetensors':
       found[name] = path.read_bytes()
     elif path.name == 'log.jsonl':
-      rows = [json.loads(line) for line in path.read_text().splitlines()]
-      found[name] = [{k: v for k, v in r.items() if k != 'examples_per_second'} for r in rows]
+      found[name] = tiny.logged(path.parent)
     elif path.name == 'result.json':
       found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != 'seconds'}
     elif path.name == 'results.json':

@@ -77,22 +77,8 @@ def test_it_is_trained_before_those_who_play_with_it_and_given_to_no_other(game)
 
 
 def test_transformers_reads_it_as_a_masked_language_model(game):
-  torch = pytest.importorskip('torch')
-  import transformers
-
   _, workdir, _, _ = game
-  folder = workdir / 'generator' / 'model'
-  kind = transformers.AutoModelForMaskedLM
-  model, report = kind.from_pretrained(folder, output_loading_info=True)
-  assert not any(report[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-  x = transformers.AutoTokenizer.from_pretrained(folder)('the [MASK] was good', return_tensors='pt')
-  with torch.no_grad():
-    want = model.eval()(**x).logits.numpy()
-  ours, params = net.split(hf.load(folder, head='mlm')[0])
-  ids = x['input_ids'].numpy().astype(np.int32)
-  batch = dict(tokens=ids, segments=0 * ids, mask=ids >= 0)
-  got = jax.jit(lambda p: ours(p, batch).logits)(params)
-  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  toy.check_torch_reads_masked(workdir / 'generator' / 'model')
 
 
 def test_nothing_finished_is_done_again(game, monkeypatch):

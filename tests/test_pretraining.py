@@ -90,21 +90,8 @@ def test_training_reads_the_corpus_and_the_task_and_scores_the_task_alone(run):
 
 
 def test_transformers_reads_the_student_as_a_masked_language_model(run):
-  torch = pytest.importorskip('torch')
-  import transformers
-
   _, workdir, _ = run
-  folder = workdir / 'mlm_kd' / 'model'
-  kind = transformers.AutoModelForMaskedLM
-  model, report = kind.from_pretrained(folder, output_loading_info=True)
-  assert not any(report[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-  x = transformers.AutoTokenizer.from_pretrained(folder)('the [MASK] was good', return_tensors='pt')
-  with torch.no_grad():
-    want = model.eval()(**x).logits.numpy()
-  ours, params = net.split(hf.load(folder, head='mlm')[0])
-  ids = x['input_ids'].numpy().astype(np.int32)
-  got = jax.jit(lambda p: ours(p, dict(tokens=ids, segments=0 * ids, mask=ids >= 0)).logits)(params)
-  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  toy.check_torch_reads_masked(workdir / 'mlm_kd' / 'model')
 
 
 @pytest.mark.parametrize('method', ['finetune', 'codir', 'mlm_kd'])

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import pathlib
 
 import jax.numpy as jnp
@@ -115,3 +116,9 @@ def train_fields(**changes):
   c.update(dict(batch_size=8, steps=4, log_every=1, tensorboard=False, warmup=0.0, seed=0))
   c.update(changes)
   return c
+
+
+def logged(workdir: pathlib.Path) -> list[dict]:
+  """Rows of a run's log.jsonl, without what the clock decides."""
+  rows = [json.loads(line) for line in (workdir / 'log.jsonl').read_text().splitlines()]
+  return [{k: v for k, v in row.items() if k != 'examples_per_second'} for row in rows]

@@ -4,6 +4,7 @@ import csv
 import pathlib
 
 import numpy as np
+import pytest
 
 BAD = ['bad', 'awful', 'dull', 'weak', 'poor']
 GOOD = ['good', 'great', 'bright', 'strong', 'rich']
@@ -89,3 +90,25 @@ def config(method: str, folder: pathlib.Path, rng: np.random.Generator, **change
   c.eval.batch_size = 16
   c.update_from_flattened_dict(changes)
   return c.lock()
+
+
+def check_torch_reads_masked(folder: pathlib.Path) -> None:
+  """transformers' AutoModelForMaskedLM reads every weight of the folder; its logits are ours."""
+  torch = pytest.importorskip('torch')
+  import jax
+  import transformers
+
+  from kdjax import net
+  from kdjax.models import hf
+
+  kind = transformers.AutoModelForMaskedLM
+  model, report = kind.from_pretrained(folder, output_loading_info=True)
+  assert not any(report[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+  x = transformers.AutoTokenizer.from_pretrained(folder)('the [MASK] was good', return_tensors='pt')
+  with torch.no_grad():
+    want = model.eval()(**x).logits.numpy()
+  ours, params = net.split(hf.load(folder, head='mlm')[0])
+  ids = x['input_ids'].numpy().astype(np.int32)
+  batch = dict(tokens=ids, segments=0 * ids, mask=ids >= 0)
+  got = jax.jit(lambda p: ours(p, batch).logits)(params)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

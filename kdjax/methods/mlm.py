@@ -39,7 +39,7 @@ def hider(c, env) -> Callable:
   c.style: 'bert' shows [MASK] for 80 % of them, a random ordinary token for 10 % and the token
   itself for 10 %; 'mask' shows [MASK] for all, as a generator will see them.
   """
-  base.check_images('mlm', env.images)
+  base.check_images(c.name, env.images)
   base.one_of(c, style=('bert', 'mask'))
   base.positive(c, 'rho')
   base.share(c, 'rho')

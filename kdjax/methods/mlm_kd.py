@@ -23,7 +23,6 @@ def make(c, env) -> base.Method:
   The first two are means over the hidden tokens. Teacher and student see one text behind the same
   masks, and the contrast reads the hidden states of that.
   """
-  base.check_images('mlm_kd', env.images)
   base.positive(c, 'temperature')
   if env.mismatch:
     raise ValueError(f'mlm_kd compares guesses of the same tokens, but {env.mismatch}')

@@ -38,8 +38,7 @@ class Run:
     self._method, self._start, self._mesh, _ = game
     players = list(self._method.players)
     self._method = self._method._replace(turn=lambda step, steps: players[step % len(players)])
-    self._data, self._patch = data, patch
-    self._left = None
+    self._data, self._left = data, None
     self.events = 0
     patch.setattr(train, 'start', self._fresh)
     for owner, name in (
@@ -79,15 +78,6 @@ class Run:
     """To the end, or until so many events have passed."""
     self._left = after
     c = tiny.train_fields(steps=STEPS, eval_every=3, log_every=2)
-    params = {}
     return train.fit(
-      self._method, params, self._data, score, c, (tiny.LENGTH,), workdir, self._mesh, 'run'
+      self._method, {}, self._data, score, c, (tiny.LENGTH,), workdir, self._mesh, 'run'
     )
-
-
-def left(workdir) -> dict[str, bytes | list]:
-  """What a run leaves that must not depend on how often it died."""
-  import json
-
-  rows = [json.loads(line) for line in (workdir / 'log.jsonl').read_text().splitlines()]
-  return [{k: v for k, v in row.items() if k != 'examples_per_second'} for row in rows]

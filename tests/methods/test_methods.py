@@ -211,7 +211,7 @@ def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(rng, tmp_path, monkeypat
     again = run.play(where)
     assert _same(again.params, whole.params), (told, after)
     assert again[1:] == whole[1:]
-    assert crash.left(where) == crash.left(tmp_path / 'whole'), (told, after)
+    assert tiny.logged(where) == tiny.logged(tmp_path / 'whole'), (told, after)
 
 
 def test_the_registry_is_the_directory():
