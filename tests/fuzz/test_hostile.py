@@ -170,10 +170,8 @@ def test_weights_of_another_type_or_not_finite_are_refused_by_name(model):
   write(header, data[:begin] + nan + data[end:])
   with pytest.raises(ValueError, match=f'{weights.FILE}: {name} has values that are not finite'):
     hf.load(model)
-  for told, length in (
-    (header, 2**62),
-    (header | {'x': dict(dtype='F32', shape=[2**62], data_offsets=[0, 2**64 - 1])}, None),
-  ):
+  huge = dict(x=dict(dtype='F32', shape=[2**62], data_offsets=[0, 2**64 - 1]))
+  for told, length in ((header, 2**62), (header | huge, None)):
     write(told, data, length)
     with pytest.raises(ValueError, match=f'{weights.FILE}: damaged'):
       hf.load(model)
@@ -182,10 +180,9 @@ def test_weights_of_another_type_or_not_finite_are_refused_by_name(model):
 def test_a_small_file_that_would_fill_memory_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(files, 'LIMIT', 100 << 20)
   path = tmp_path / 'a.parquet'
-  # A dictionary of one text of 1 MB, said 20,000 times: 20 GB of some kilobytes.
-  text = pa.DictionaryArray.from_arrays(
-    pa.array(np.zeros(20_000, np.int32)), pa.array(['a' * 1_000_000])
-  )
+  # A dictionary of one text of 100 kB, said 20,000 times: 2 GB.
+  one = pa.array(['a' * 100_000])
+  text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, np.int32)), one)
   parquet.write_table(pa.table(dict(text=text)), path, compression='zstd', store_schema=False)
   assert path.stat().st_size < 100_000
   with pytest.raises(ValueError, match=r'a\.parquet: .*more than \d+ bytes in memory'):
