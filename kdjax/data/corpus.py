@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
+from kdjax import quote
 from kdjax.data import mapped, streams
 from kdjax.data import table as tables
 from kdjax.data import tokens as ids
@@ -216,7 +217,8 @@ def _table(texts: list[str], index=None) -> tables.Table:
 
 def _load(path: pathlib.Path, tokenizer, max_length: int) -> Corpus | None:
   top = max(tokenizer.get_vocab().values()) + 1
-  bounds = dict(tokens=(0, top), segments=(0, 2), length=(1, max_length + 1), index=(0, 1 << 31))
+  bounds = dict(tokens=(0, top), segments=(0, 1 << 16), length=(1, max_length + 1))
+  bounds['index'] = 0, 1 << 31
   found = mapped.load(path, bounds)
   if found is None:
     return None
@@ -230,6 +232,6 @@ def _load(path: pathlib.Path, tokenizer, max_length: int) -> Corpus | None:
     if held is not None:
       held = _table([str(text) for _, text in held], [number for number, _ in held])
   except (ValueError, KeyError, TypeError) as error:
-    _log.warning('Token cache %s is damaged (%s) and made anew.', path, error)
+    _log.warning('Token cache %s is damaged (%s) and made anew.', path, quote.error(error))
     return None
   return Corpus(rows, index, held, origin)

@@ -156,7 +156,9 @@ def _known(names: tuple[str, ...]) -> dict[str, int]:
 
 
 def _unknown(where: str, i: int, value: Any, names: tuple[str, ...]) -> ValueError:
-  some = ', '.join(name if len(name) < 30 else quote.value(name) for name in names[:20])
+  some = ', '.join(
+    name if name.isprintable() and len(name) < 30 else quote.value(name) for name in names[:20]
+  )
   some += f', and {len(names) - 20} more' * (len(names) > 20)
   return ValueError(
     f'{where}: row {i + 1} is {quote.value(value)}, which is none of the {len(names)} known labels '

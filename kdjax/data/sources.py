@@ -124,7 +124,7 @@ def _unlabelled(c, spec: tasks.Spec) -> Text:
   columns, (name,) = files.read(c.validation), spec.columns
   if name not in columns:
     raise ValueError(f'{c.validation}: no column {name!r}; it has {quote.names(columns)}')
-  texts = _strings(columns[name], f'{c.validation}: column {name!r}')
+  texts = strings(columns[name], f'{c.validation}: column {name!r}')
   label = np.full(len(texts), -1, np.int32)
   origin = f'Unlabelled text; validation: {c.validation}.'
   return Text({'validation': Table(texts, None, label, _count(label))}, (), origin)
@@ -142,7 +142,7 @@ def _text(
   tables = {}
   for name, columns in splits.items():
     texts = [
-      _strings(columns[column], f'{where[name]}: column {column!r}') for column in spec.columns
+      strings(columns[column], f'{where[name]}: column {column!r}') for column in spec.columns
     ]
     label = _labels(columns, name.startswith('test'), names, where[name], spec)
     tables[name] = Table(texts[0], texts[1] if len(texts) > 1 else None, label, _count(label))
@@ -209,11 +209,16 @@ def _labels(
   return (labels.bits if spec.kind == 'multilabel' else labels.classes)(values, names, where, test)
 
 
-def _strings(values: list, where: str) -> list[str]:
+def strings(values: list, where: str) -> list[str]:
+  """The values, all of them text; ValueError, naming the row, where one is not."""
   for i, value in enumerate(values):
-    if not isinstance(value, str):
+    try:
+      str.encode(value)  # nor half of a surrogate pair, which no tokenizer takes
+    except (TypeError, UnicodeEncodeError) as error:
       said = quote.value(value)
-      raise ValueError(f'{where}: row {i + 1} is {said}, not text: correct or drop the row')
+      raise ValueError(
+        f'{where}: row {i + 1} is {said}, not text: correct or drop the row'
+      ) from error
   return list(values)
 
 

@@ -298,7 +298,9 @@ def spec(
   family = get(config.model_type)
   position_kind = getattr(config, 'position_embedding_type', None) or 'absolute'
   if position_kind != 'absolute':
-    raise ValueError(f'position_embedding_type {position_kind!r}: only absolute positions')
+    raise ValueError(
+      f'position_embedding_type {quote.value(position_kind)}: only absolute positions'
+    )
   if getattr(config, 'is_decoder', False) or getattr(config, 'add_cross_attention', False):
     raise ValueError(f'{config.model_type} as a decoder: only encoders are here')
   if head == 'mlm' and not getattr(config, 'tie_word_embeddings', True):

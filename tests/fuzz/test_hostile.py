@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from kdjax import predict
 from kdjax.data import files, mapped, table, tokens
 from kdjax.models import hf, weights
 from tests import toy
@@ -216,6 +217,15 @@ def test_a_line_of_json_that_harms_is_named_by_its_row(tmp_path, line, said):
   path.write_text('{"text": "a"}\n' * 1000 + line)
   with pytest.raises(ValueError, match=rf'a\.jsonl: row 1001: .*{said}'):
     files.read(path)
+
+
+@pytest.mark.parametrize('bad', ['\ud800', None, 5, b'a'])
+def test_what_is_no_text_is_not_classified(bad):
+  reader = predict.Texts(toy.tokenizer(), 23, 8)
+  for inputs in (['a', bad], [('a', 'a'), ('a', bad)]):
+    if inputs[1] != ('a', None):  # then it is no pair
+      with pytest.raises(ValueError, match=r'row 2 is .*, not text'):
+        reader.parts(inputs)
 
 
 def test_a_byte_that_is_not_utf8_is_named_by_its_row(tmp_path):
