@@ -23,7 +23,7 @@ _LABELS = damage.ANY | st.integers(0, len(_ODD) - 1).map(_ODD.__getitem__)
 def _plain(value) -> str:
   """A class's name, by another way than the reader's."""
   if isinstance(value, float) and math.isfinite(value) and value == math.floor(value):
-    return f'{value:.0f}'
+    return f'{value + 0.0:.0f}'  # nor -0
   return str(value).strip()
 
 
