@@ -28,7 +28,8 @@ class Texts(NamedTuple):
     if len({b is None for _, b in pairs}) > 1:
       raise ValueError('single texts and pairs do not go into one call')
     single = not pairs or pairs[0][1] is None
-    return [a for a, _ in pairs], None if single else [b for _, b in pairs]
+    first = sources.strings([a for a, _ in pairs], 'texts')
+    return first, None if single else sources.strings([b for _, b in pairs], 'second texts')
 
   def dataset(self, table: sources.Table) -> batches.Dataset:
     """Token ids."""

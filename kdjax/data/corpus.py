@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
+from kdjax import quote
 from kdjax.data import mapped, streams
 from kdjax.data import table as tables
 from kdjax.data import tokens as ids
@@ -60,11 +61,11 @@ def read(c, tokenizer, cache, also: tables.Table | None = None, hold_out: bool =
   """
   ids.check(tokenizer, c.max_length)
   path = pathlib.Path(cache) / f'corpus-{fingerprint(c, tokenizer, also, hold_out)}'
-  found = _load(path)
+  found = _load(path, tokenizer, c.max_length)
   if found is None:
     shutil.rmtree(path, ignore_errors=True)  # what is there, if anything, is damaged
     _make(path, c, tokenizer, also, hold_out)
-    found = _load(path)
+    found = _load(path, tokenizer, c.max_length)
     if found is None:
       raise OSError(f'{path} does not read back as it was written')
   _log.info('%s In %s.', found.origin, path)
@@ -214,13 +215,23 @@ def _table(texts: list[str], index=None) -> tables.Table:
   return tables.Table(texts, None, np.full(n, -1, np.int32), np.asarray(index, np.int32))
 
 
-def _load(path: pathlib.Path) -> Corpus | None:
-  found = mapped.load(path)
+def _load(path: pathlib.Path, tokenizer, max_length: int) -> Corpus | None:
+  top = max(tokenizer.get_vocab().values()) + 1
+  bounds = dict(tokens=(0, top), segments=(0, 1 << 16), length=(1, max_length + 1))
+  bounds['index'] = 0, 1 << 31
+  found = mapped.load(path, bounds)
   if found is None:
     return None
   arrays, note = found
-  held, index = note['held'], arrays.pop('index')
-  if held is not None:
-    held = _table([text for _, text in held], [number for number, _ in held])
-  none = dict(segments=np.broadcast_to(np.int32(0), arrays['tokens'].shape))
-  return Corpus(ids.Tokens(**none | arrays), index, held, note['origin'])
+  try:
+    index, shape = arrays.pop('index'), arrays['tokens'].shape
+    rows = ids.Tokens(**dict(segments=np.broadcast_to(np.int32(0), shape)) | arrays)
+    if [a.shape for a in rows] != [shape, shape, shape[:1]] or shape != (len(index), max_length):
+      raise ValueError(f'shapes {[a.shape for a in rows]} for {len(index)} rows of {max_length}')
+    held, origin = note['held'], note['origin']
+    if held is not None:
+      held = _table([str(text) for _, text in held], [number for number, _ in held])
+  except (ValueError, KeyError, TypeError) as error:
+    _log.warning('Token cache %s is damaged (%s) and made anew.', path, quote.error(error))
+    return None
+  return Corpus(rows, index, held, origin)

@@ -3,15 +3,22 @@
 Rows are counted from 1 in errors; the header is not counted.
 """
 
+import collections
 import csv
 import json
 import pathlib
 import re
 from typing import Any
 
+from kdjax import quote
+
 Columns = dict[str, list[Any]]
 
 READS = ('.csv', '.tsv', '.jsonl', '.parquet')
+LIMIT = 16 << 30  # bytes, about, of a table in memory: a few bytes of a file may say far more
+_CELL = 64  # bytes of a small value in a list, about
+_ROW = 16 << 20  # bytes of a row of csv or tsv
+_BATCH = 1024  # rows of parquet unpacked at once
 
 
 def read(path: str | pathlib.Path) -> Columns:
@@ -21,7 +28,8 @@ def read(path: str | pathlib.Path) -> Columns:
   own files. Values of both are strings. jsonl: an object per line; a key that a line lacks is None.
 
   Raises:
-    ValueError: no such file, unknown extension, malformed row, repeated column, no rows.
+    ValueError: no such file, unknown extension, malformed row, repeated column or key, no rows,
+      text that is not UTF-8, more than LIMIT in memory.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -45,77 +53,109 @@ def _csv(path: pathlib.Path) -> Columns:
     quote_char=False if tabs else '"',
     newlines_in_values=not tabs,
   )
-  names = _header(path, parse.delimiter, tabs)
+  try:
+    names = _header(path, parse.delimiter, tabs)
+  except csv.Error as error:
+    raise ValueError(f'{path}: header: {quote.error(error)}') from error
+  if '\0' in ''.join(names):
+    raise ValueError(f'{path}: header: NUL bytes, as UTF-16 has them: save the file as UTF-8')
   _distinct(path, names)
   try:
     table = arrow.read_csv(
       path,
       # One thread: only then does an error know its row.
-      read_options=arrow.ReadOptions(use_threads=False),
+      read_options=arrow.ReadOptions(use_threads=False, block_size=_ROW),
       parse_options=parse,
       # Everything is text: a label 01 is not 1, a text 'null' is not missing.
       convert_options=arrow.ConvertOptions(
         column_types={name: pa.string() for name in names}, strings_can_be_null=False
       ),
     )
-  except pa.ArrowInvalid as error:
+    found = table.column_names
+  except UnicodeDecodeError as error:  # rows that are not UTF-8 are an ArrowInvalid
+    raise ValueError(f'{path}: header: {quote.error(error)}: save the file as UTF-8') from error
+  except (pa.ArrowException, MemoryError) as error:
     # Arrow counts the header as row 1.
-    said = re.sub(r'Row #(\d+)', lambda match: f'row {int(match[1]) - 1}', str(error))
+    said = re.sub(r'Row #(\d+)', lambda match: f'row {int(match[1]) - 1}', quote.error(error))
+    if 'straddling' in said:
+      said = f'a row is longer than {_ROW >> 20} MB: is a quote left open?'
+    if 'invalid UTF8' in said:
+      said += ': save the file as UTF-8'
     raise ValueError(f'{path}: {said}') from error
-  return _columns(table)
+  if found != names:  # then its columns were not all taken for text
+    raise ValueError(f'{path}: header: is it {quote.names(names)} or {quote.names(found)}?')
+  return {name: table.column(name).to_pylist() for name in names}
 
 
 def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
   with open(path, encoding='utf-8-sig', errors='replace', newline='') as file:
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    for names in csv.reader(file, delimiter=delimiter, quoting=quoting):
+    for names in csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True):
       if names:  # Arrow passes over empty lines too
         return names
   raise ValueError(f'{path}: no rows')
 
 
 def _jsonl(path: pathlib.Path) -> Columns:
-  rows = []
-  with open(path, encoding='utf-8-sig') as file:
-    lines = enumerate(file, 1)
-    while True:
+  rows, names = [], {}
+  with open(path, 'rb') as file:
+    for number, line in enumerate(file, 1):
       try:
-        number, line = next(lines)
-      except StopIteration:
-        break
-      except UnicodeDecodeError as error:
-        raise ValueError(f'{path}: row {len(rows) + 1}: not UTF-8: {error}') from error
-      if not line.strip():
-        continue
-      try:
-        row = json.loads(line)
-      except json.JSONDecodeError as error:
-        raise ValueError(f'{path}: row {number}: not JSON: {error}') from error
+        text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+        if not text.strip():
+          continue
+        row = _object(text)
+      except UnicodeError as error:
+        said = f'{quote.error(error)}: save the file as UTF-8'
+        raise ValueError(f'{path}: row {number}: not UTF-8: {said}') from error
+      except (ValueError, RecursionError) as error:  # also integers of thousands of digits
+        raise ValueError(f'{path}: row {number}: not JSON: {quote.error(error)}') from error
       if not isinstance(row, dict):
         raise ValueError(f'{path}: row {number}: {type(row).__name__}, not an object of fields')
       rows.append(row)
-  names = list(dict.fromkeys(name for row in rows for name in row))
+      names |= dict.fromkeys(row)
+      if len(rows) * len(names) * _CELL > LIMIT:  # a table of mostly nothing
+        raise ValueError(f'{path}: row {number}: {len(names)} different fields by {len(rows)} rows')
   return {name: [row.get(name) for row in rows] for name in names}
 
 
+def _object(text: str) -> Any:
+  row = json.loads(text, object_pairs_hook=_once)
+  if '\\u' in text:  # half a character of UTF-16 may be written so, and no tokenizer takes it
+    json.dumps(row, ensure_ascii=False).encode()
+  return row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  out = dict(pairs)
+  if len(out) < len(pairs):
+    names = collections.Counter(name for name, _ in pairs)
+    raise ValueError(f'field {quote.value(names.most_common(1)[0][0])} occurs more than once')
+  return out
+
+
 def _parquet(path: pathlib.Path) -> Columns:
-  import pyarrow as pa
   from pyarrow import parquet
 
+  columns, size = {}, 0
   try:
     with parquet.ParquetFile(path) as file:
-      _distinct(path, file.schema_arrow.names)
-      table = file.read()
-  except (pa.ArrowInvalid, OSError) as error:
-    raise ValueError(f'{path}: not a readable parquet file: {error}') from error
-  return _columns(table)
+      names = file.schema_arrow.names
+      columns = {name: [] for name in names}
+      # Without columns there is nothing in a row, and no end of rows.
+      for batch in file.iter_batches(_BATCH) if len(columns) == len(names) > 0 else ():
+        size += batch.nbytes + _CELL * batch.num_rows * len(names)
+        if size > LIMIT:
+          raise ValueError(f'more than {LIMIT} bytes in memory: split the file')
+        for name, column in zip(names, batch.columns, strict=True):
+          columns[name] += column.to_pylist()
+  except Exception as error:  # thrift, arrow, each codec and each type fail in ways of their own
+    raise ValueError(f'{path}: not a readable parquet file: {quote.error(error)}') from error
+  _distinct(path, names)
+  return columns
 
 
 def _distinct(path: pathlib.Path, names: list[str]) -> None:
-  twice = sorted({name for name in names if names.count(name) > 1})
+  twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
   if twice:
-    raise ValueError(f'{path}: columns {twice} occur more than once')
-
-
-def _columns(table) -> Columns:
-  return {name: table.column(name).to_pylist() for name in table.column_names}
+    raise ValueError(f'{path}: columns {quote.value(twice)} occur more than once')

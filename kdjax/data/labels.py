@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from kdjax import quote
+
 _LARGEST = float(np.finfo(np.float32).max)
-_INTEGER = re.compile(r'[+-]?\d+')
+_PLAIN = (str, numbers.Number)  # what a class may be named by
+_INTEGER = re.compile(r'[+-]?\d{1,18}')
 
 
 def infer(values: Sequence[Any], kind: str) -> tuple[str, ...]:
   """Class names of a label column: its distinct values in order, integers by their size.
 
-  Missing values count for nothing; a list (or 'a|b') counts for its members in 'multilabel'.
+  Missing values, and what is neither text nor number, count for nothing; a list (or 'a|b') counts
+  for its members in 'multilabel'.
   """
   if kind == 'multilabel':
     values = [name for value in values if not _missing(value) for name in members(value)]
-  names = {_name(value) for value in values if not _missing(value)}
+  names = {_name(value) for value in values if isinstance(value, _PLAIN) and not _missing(value)}
   if kind == 'classes':
     names.discard('-1')  # 'no label' by the custom of GLUE; to have it as a class, name the classes
   integers = all(_INTEGER.fullmatch(name) for name in names)
@@ -50,8 +54,8 @@ def classes(
     if _missing(value) or (_name(value) == '-1' and '-1' not in known):
       if not optional:
         raise ValueError(
-          f'{where}: row {i + 1} has no label ({value!r}), and only a test split may lack them: '
-          'take the row out, or give its label'
+          f'{where}: row {i + 1} has no label ({quote.value(value)}), and only a test '
+          'split may lack them: take the row out, or give its label'
         )
       continue
     if _name(value) not in known:
@@ -74,11 +78,12 @@ def scores(values: Sequence[Any], where: str, optional: bool) -> np.ndarray:
       continue
     try:
       number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
       number = math.nan
     if not abs(number) <= _LARGEST:  # nor NaN
       raise ValueError(
-        f'{where}: row {i + 1} is {value!r}, not a finite number: correct or drop the row'
+        f'{where}: row {i + 1} is {quote.value(value)}, not a finite number: correct or drop '
+        'the row'
       )
     out[i] = number
   if optional and len(out) and (out == -1).all():
@@ -118,7 +123,7 @@ def flags(values: Sequence[Any], where: str) -> np.ndarray:
   known = {'0': 0.0, '1': 1.0, 'False': 0.0, 'True': 1.0}
   for i, value in enumerate(values):
     if _name(value) not in known:
-      raise ValueError(f'{where}: row {i + 1} is {value!r}; it must be 0 or 1')
+      raise ValueError(f'{where}: row {i + 1} is {quote.value(value)}; it must be 0 or 1')
   return np.array([known[_name(value)] for value in values], np.float32)
 
 
@@ -132,12 +137,14 @@ def members(value: Any) -> list[Any]:
 
 
 def _missing(value: Any) -> bool:
-  return value is None or value == '' or (isinstance(value, float) and math.isnan(value))
+  if isinstance(value, str):
+    return not value.strip()
+  return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _name(value: Any) -> str:
   """'1' for 1, 1.0 and '1': integers with missing values come as floats from some writers."""
-  if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
+  if isinstance(value, float | np.floating) and value.is_integer():
     return str(int(value))
   return str(value).strip()
 
@@ -149,8 +156,11 @@ def _known(names: tuple[str, ...]) -> dict[str, int]:
 
 
 def _unknown(where: str, i: int, value: Any, names: tuple[str, ...]) -> ValueError:
-  some = ', '.join(names[:20]) + (f', and {len(names) - 20} more' if len(names) > 20 else '')
+  some = ', '.join(
+    name if name.isprintable() and len(name) < 30 else quote.value(name) for name in names[:20]
+  )
+  some += f', and {len(names) - 20} more' * (len(names) > 20)
   return ValueError(
-    f'{where}: row {i + 1} is {value!r}, which is none of the {len(names)} known labels ({some}): '
-    'correct the row, or name all classes of the task'
+    f'{where}: row {i + 1} is {quote.value(value)}, which is none of the {len(names)} known labels '
+    f'({some}): correct the row, or name all classes of the task'
   )

@@ -3,15 +3,18 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from kdjax import quote
 
 _log = logging.getLogger('kdjax')
 _META = 'meta.json'
@@ -69,10 +72,16 @@ def writing(path: pathlib.Path) -> Iterator[Writer]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any] | None:
+def load(
+  path: pathlib.Path, bounds: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, np.ndarray], Any] | None:
   """(mapped arrays, note) of a folder; None where there is none, or it is not whole.
 
   Every byte is read once, a piece at a time, and compared with its sum.
+
+  Args:
+    bounds: by name, what numbers must be in: (low, high), high not included. There may be fewer
+      arrays, and no others.
   """
   if not path.is_dir():
     return None
@@ -82,14 +91,20 @@ def load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any] | None:
       raise ValueError('the note is not what was written')
     arrays = {}
     for name, said in meta['arrays'].items():
+      low, high = bounds[name]  # a name of another kind could lead out of the folder
       file, shape = _file(path, name), (meta['rows'], *said['row'])
-      if file.stat().st_size != 4 * np.prod(shape) or _sum(file) != said['sum']:
+      if not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f'{file.name} of shape {shape}')
+      if file.stat().st_size != 4 * math.prod(shape):
+        raise ValueError(f'{file.name} is not as long as what was written')
+      total, least, most = _read(file)
+      if total != said['sum'] or not low <= least <= most < high:
         raise ValueError(f'{file.name} is not what was written')
       # As a plain array: of a memmap, rows that are picked would be memmaps too.
       arrays[name] = np.asarray(np.memmap(file, np.int32, 'r', shape=shape))
     return arrays, json.loads(meta['note'])
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    _log.warning('Token cache %s is damaged (%s) and made anew.', path, error)
+  except Exception as error:  # JSON of any shape: it fails in as many ways
+    _log.warning('Token cache %s is damaged (%s) and made anew.', path, quote.error(error))
     return None
 
 
@@ -97,9 +112,12 @@ def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
   return folder / f'{name}.i32'
 
 
-def _sum(file: pathlib.Path) -> int:
-  total = 0
+def _read(file: pathlib.Path) -> tuple[int, int, int]:
+  """(sum, least, greatest) of a file's numbers."""
+  total, least, most = 0, math.inf, -math.inf
   with file.open('rb') as f:
     while piece := f.read(_BYTES):
       total = zlib.crc32(piece, total)
-  return total
+      numbers = np.frombuffer(piece, np.int32)
+      least, most = min(least, int(numbers.min())), max(most, int(numbers.max()))
+  return total, least, most

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdjax import tasks
+from kdjax import quote, tasks
 from kdjax.data import docs, files, hub, images, labels, table
 
 Table = table.Table
@@ -123,9 +123,8 @@ def _unlabelled(c, spec: tasks.Spec) -> Text:
     return Text({}, (), 'Unlabelled text.')
   columns, (name,) = files.read(c.validation), spec.columns
   if name not in columns:
-    there = ', '.join(map(repr, columns))
-    raise ValueError(f'{c.validation}: no column {name!r}; it has {there}')
-  texts = _strings(columns[name], f'{c.validation}: column {name!r}')
+    raise ValueError(f'{c.validation}: no column {name!r}; it has {quote.names(columns)}')
+  texts = strings(columns[name], f'{c.validation}: column {name!r}')
   label = np.full(len(texts), -1, np.int32)
   origin = f'Unlabelled text; validation: {c.validation}.'
   return Text({'validation': Table(texts, None, label, _count(label))}, (), origin)
@@ -139,11 +138,11 @@ def _text(
     if not columns or not len(next(iter(columns.values()))):
       raise ValueError(f'{where[name]}: no rows')
     _check_columns(columns, name, where[name], spec)
-  names = _class_names(splits, spec)
+  names = _class_names(splits, where, spec)
   tables = {}
   for name, columns in splits.items():
     texts = [
-      _strings(columns[column], f'{where[name]}: column {column!r}') for column in spec.columns
+      strings(columns[column], f'{where[name]}: column {column!r}') for column in spec.columns
     ]
     label = _labels(columns, name.startswith('test'), names, where[name], spec)
     tables[name] = Table(texts[0], texts[1] if len(texts) > 1 else None, label, _count(label))
@@ -156,9 +155,7 @@ def _check_columns(columns: files.Columns, split: str, where: str, spec: tasks.S
     wanted += _label_columns(spec)
   missing = [column for column in wanted if column not in columns]
   if missing:
-    raise ValueError(
-      f'{where}: no column {", ".join(map(repr, missing))}; it has {", ".join(map(repr, columns))}'
-    )
+    raise ValueError(f'{where}: no column {quote.names(missing)}; it has {quote.names(columns)}')
 
 
 def _label_columns(spec: tasks.Spec) -> list[str]:
@@ -168,7 +165,9 @@ def _label_columns(spec: tasks.Spec) -> list[str]:
   return [spec.label]
 
 
-def _class_names(splits: dict[str, files.Columns], spec: tasks.Spec) -> tuple[str, ...]:
+def _class_names(
+  splits: dict[str, files.Columns], where: dict[str, str], spec: tasks.Spec
+) -> tuple[str, ...]:
   if spec.kind == 'regression':
     return ()
   several = _label_columns(spec)
@@ -184,8 +183,8 @@ def _class_names(splits: dict[str, files.Columns], spec: tasks.Spec) -> tuple[st
   least = 2 if spec.kind == 'classes' else 1
   if len(names) < least:
     raise ValueError(
-      f'column {spec.label!r} of the train split has {len(names)} distinct labels {list(names)}; '
-      f'at least {least} are needed'
+      f'{where["train"]}: column {spec.label!r} has {len(names)} distinct labels '
+      f'[{quote.names(names)}]; at least {least} are needed'
     )
   _log.info('Classes, read from column %r of train: %s.', spec.label, ', '.join(names))
   return names
@@ -210,10 +209,16 @@ def _labels(
   return (labels.bits if spec.kind == 'multilabel' else labels.classes)(values, names, where, test)
 
 
-def _strings(values: list, where: str) -> list[str]:
+def strings(values: list, where: str) -> list[str]:
+  """The values, all of them text; ValueError, naming the row, where one is not."""
   for i, value in enumerate(values):
-    if not isinstance(value, str):
-      raise ValueError(f'{where}: row {i + 1} is {value!r}, not text: correct or drop the row')
+    try:
+      str.encode(value)  # nor half of a surrogate pair, which no tokenizer takes
+    except (TypeError, UnicodeEncodeError) as error:
+      said = quote.value(value)
+      raise ValueError(
+        f'{where}: row {i + 1} is {said}, not text: correct or drop the row'
+      ) from error
   return list(values)
 
 

@@ -5,6 +5,8 @@ import pathlib
 import re
 from collections.abc import Iterator
 
+from kdjax import quote
+
 # Loader of `datasets`, and its options. Everything in csv is text: a text 'null' is not missing.
 _READS = {
   '.txt': ('text', {}),
@@ -63,8 +65,8 @@ def documents(where: str, column: str) -> Iterator[str]:
       for row, value in enumerate(values, 1):
         if not isinstance(value, str):
           raise ValueError(
-            f'{name}: row {done + row} of column {column!r} is {value!r}, not text: correct or '
-            'drop the row'
+            f'{name}: row {done + row} of column {column!r} is {quote.value(value)}, not text: '
+            'correct or drop the row'
           )
         if value.strip():
           yield value
@@ -89,7 +91,7 @@ def _columns(file: pathlib.Path | None, where: str, column: str) -> Iterator[lis
     own = 'text' if file and _kind(file) == '.txt' else column
     if own not in block:
       raise ValueError(
-        f'{name}: no column {column!r}; it has {", ".join(map(repr, block))}: set config.data.text'
+        f'{name}: no column {column!r}; it has {quote.names(block)}: set config.data.text'
       )
     yield block[own]
 
@@ -124,5 +126,4 @@ def _kind(file: pathlib.Path) -> str:
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:
-  said = ' '.join(str(error).split())[:300]
-  return ValueError(f'{name}: cannot be read ({type(error).__name__}: {said})')
+  return ValueError(f'{name}: cannot be read ({type(error).__name__}: {quote.error(error)})')

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdjax import quote
 from kdjax.data import table as tables
 
 _log = logging.getLogger('kdjax')
@@ -210,7 +211,9 @@ def _load(path: pathlib.Path, n: int, max_length: int, tokenizer) -> Tokens | No
     sums = json.loads((path / 'sums.json').read_text())
     arrays = {}
     for name in Tokens._fields:
-      arrays[name] = np.load(path / f'{name}.npy', allow_pickle=False)
+      # Mapped: a header that asks for more than the file has is refused before memory is.
+      mapped = np.load(path / f'{name}.npy', 'r', allow_pickle=False)
+      arrays[name] = np.array(mapped)
       if arrays[name].dtype != np.int32 or _sum(arrays[name]) != sums[name]:
         raise ValueError(f'{name}.npy is not what was written')
     out = Tokens(**arrays)
@@ -220,8 +223,8 @@ def _load(path: pathlib.Path, n: int, max_length: int, tokenizer) -> Tokens | No
       raise ValueError('lengths out of range')
     if n and (out.length.max() > max_length or not _within(out.tokens, len(tokenizer))):
       raise ValueError('lengths or ids out of range')
-  except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-    _log.warning('Token cache %s is damaged (%s) and made anew.', path, error)
+  except Exception as error:  # numpy reads a header as Python: it fails in as many ways
+    _log.warning('Token cache %s is damaged (%s) and made anew.', path, quote.error(error))
     return None
   return out
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdjax import net
+from kdjax import net, quote
 from kdjax.models import families
 
 Array = jax.Array
@@ -37,7 +37,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def activation(name: str) -> Callable[[Array], Array]:
   """transformers' name of an activation -> the function; ValueError that lists them."""
   if name not in ACTIVATIONS:
-    raise ValueError(f'activation {name!r} is not supported; there are {list(ACTIVATIONS)}')
+    raise ValueError(
+      f'activation {quote.value(name)} is not supported; there are {list(ACTIVATIONS)}'
+    )
   return ACTIVATIONS[name]
 
 

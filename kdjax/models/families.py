@@ -7,9 +7,29 @@ transformers' PyTorch models, against which tests/models/ holds every hidden sta
 import dataclasses
 from typing import Any
 
+from kdjax import quote
+
 HEADS = ('classify', 'mlm')
 ATTENTION = (None, 'einsum', 'xla', 'cudnn')
 DTYPES = ('float32', 'bfloat16')
+LARGEST_HEAD = 1 << 20  # classes
+_LARGEST = 1 << 34  # parameters; a config that asks for more is refused, not built
+# Field -> what a config may say, both ends included.
+_LIMITS = dict(
+  vocab=(1, 1 << 31),
+  width=(1, 1 << 20),
+  embed_width=(1, 1 << 20),
+  layers=(1, 1000),
+  heads=(1, 1 << 20),
+  ffn=(1, 1 << 24),
+  positions=(1, 1 << 24),
+  types=(0, 1 << 16),
+  eps=(1e-20, 1.0),
+  dropout=(0.0, 0.99),
+  attention_dropout=(0.0, 0.99),
+  mix_dropout=(0.0, 0.99),
+  head_dropout=(0.0, 0.99),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,8 +280,10 @@ FAMILIES: dict[str, Family] = {
 
 def get(model_type: str | None) -> Family:
   """The table of a config's model_type; ValueError that lists those there are."""
-  if model_type not in FAMILIES:
-    raise ValueError(f'model_type {model_type!r} is not supported; there are {list(FAMILIES)}')
+  if not isinstance(model_type, str) or model_type not in FAMILIES:
+    raise ValueError(
+      f'model_type {quote.value(model_type)} is not supported; there are {list(FAMILIES)}'
+    )
   return FAMILIES[model_type]
 
 
@@ -276,7 +298,9 @@ def spec(
   family = get(config.model_type)
   position_kind = getattr(config, 'position_embedding_type', None) or 'absolute'
   if position_kind != 'absolute':
-    raise ValueError(f'position_embedding_type {position_kind!r}: only absolute positions')
+    raise ValueError(
+      f'position_embedding_type {quote.value(position_kind)}: only absolute positions'
+    )
   if getattr(config, 'is_decoder', False) or getattr(config, 'add_cross_attention', False):
     raise ValueError(f'{config.model_type} as a decoder: only encoders are here')
   if head == 'mlm' and not getattr(config, 'tie_word_embeddings', True):
@@ -289,9 +313,18 @@ def spec(
   head_activation = family.head_activation
   if head == 'mlm':
     head_activation = family.mlm_activation or fields['activation']
+  for field, (low, high) in _LIMITS.items():
+    _between(family.sizes.get(field, field), fields[field], low, high)
+  _between('initializer_range', config.initializer_range, 0.0, 100.0)
+  _between('num_labels', config.num_labels, 1, LARGEST_HEAD)
   pad_id = config.pad_token_id
   if family.offset_positions and pad_id is None:
     raise ValueError(f'{config.model_type} counts positions from pad_token_id, which is None')
+  if family.offset_positions:
+    _between('pad_token_id', pad_id, 0, fields['positions'] - 2)
+  size = _size(**fields)
+  if size > _LARGEST:
+    raise ValueError(f'a model of {size:,} parameters; up to {_LARGEST:,} are read')
   return Spec(
     family=config.model_type,
     num_labels=config.num_labels,
@@ -305,6 +338,19 @@ def spec(
     attention=attention,
     **fields,
   )
+
+
+def _between(name: str, value: Any, low: float, high: float) -> None:
+  """ValueError unless it is a number of low's type in these bounds."""
+  kinds = (int,) if isinstance(low, int) else (int, float)
+  if type(value) not in kinds or not low <= value <= high:  # nor NaN
+    kind = 'an integer' if isinstance(low, int) else 'a number'
+    raise ValueError(f'{name} is {quote.value(value)}; it must be {kind} from {low} to {high}')
+
+
+def _size(vocab, positions, types, embed_width, layers, width, ffn, **rest) -> int:
+  """Parameters in the large matrices."""
+  return (vocab + positions + types) * embed_width + layers * width * (4 * width + 2 * ffn)
 
 
 def weight(model_type: str, head: str, path: str) -> tuple[str, bool]:

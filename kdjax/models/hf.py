@@ -2,7 +2,6 @@
 
 import copy
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from kdjax import net
+from kdjax import net, quote
 from kdjax.models import bert, families, folders, weights
 
 logger = logging.getLogger('kdjax')
@@ -76,15 +75,8 @@ def read(
   supported, weights that do not fit the config (all named at once), weights only in .bin, and a
   head of another number of labels than asked for.
   """
-  import transformers
-
   folder = locate(dir_or_id)
-  config_file = folder / 'config.json'
-  if not config_file.is_file():
-    raise ValueError(f'{folder} has no config.json')
-  # Before AutoConfig, whose error for a foreign type would not say what is supported here.
-  families.get(json.loads(config_file.read_text()).get('model_type'))
-  config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+  config = _config(folder)
   if head == 'mlm' and num_labels is not None:
     raise ValueError(f"num_labels={num_labels} has no meaning for head='mlm'")
   if num_labels is not None and config.num_labels != num_labels:
@@ -94,12 +86,16 @@ def read(
     config.id2label = {i: f'LABEL_{i}' for i in range(config.num_labels)}
     config.label2id = {name: i for i, name in config.id2label.items()}
     config.problem_type = None
-  spec = families.spec(config, head=head, dtype=dtype, attention=attention)
+  try:
+    spec = families.spec(config, head=head, dtype=dtype, attention=attention)
+    module = bert.abstract(spec)
+  except ValueError as error:
+    raise ValueError(f'{folder / "config.json"}: {error}') from error
   params, fresh = weights.read(folder, spec, seed, num_labels=num_labels, fresh_head=fresh_head)
   if fresh:
     names = [families.weight(spec.family, head, path)[0] for path in fresh]
     logger.warning('%s: not trained, drawn from seed %d: %s', dir_or_id, seed, ', '.join(names))
-  return Checkpoint(net.fill(bert.abstract(spec), params), config, _tokenizer(folder), fresh)
+  return Checkpoint(net.fill(module, params), config, _tokenizer(folder, config), fresh)
 
 
 def locate(dir_or_id: str | os.PathLike) -> Path:
@@ -162,18 +158,79 @@ def minilm() -> Path:
   return Path(found.submodule_search_locations[0]) / 'model'
 
 
-def _tokenizer(folder: Path) -> Any | None:
+def _config(folder: Path) -> Any:
+  """transformers' config object of a folder; its sizes are checked where a Spec is made of it."""
+  import transformers
+
+  path = folder / 'config.json'
+  if not path.is_file():
+    raise ValueError(f'{folder} has no config.json')
+  found = weights.json_object(path)
+  try:
+    families.get(found.get('model_type'))
+    labels = found.get('num_labels')
+    most = families.LARGEST_HEAD
+    if labels is not None and not (type(labels) is int and 0 < labels <= most):
+      # Before each is given a name.
+      raise ValueError(f'num_labels is {quote.value(labels)}; it must be from 1 to {most}')
+    kind = transformers.CONFIG_MAPPING[found['model_type']]
+    # Any key becomes an attribute. Code is not run, and no student is to name it; dtype is looked
+    # up in torch, and is the caller's to say.
+    found = {k: v for k, v in found.items() if k not in ('auto_map', 'dtype', 'torch_dtype')}
+    methods = [name for name in found if callable(getattr(kind, name, None))]
+    if methods:
+      raise ValueError(f'{quote.names(methods)}: no field of a config')
+    config = kind.from_dict(found)
+    names = config.id2label
+    if sorted(names) != list(range(len(names))):
+      raise ValueError(f'id2label {quote.value(names)} does not number its classes 0, 1, 2, ...')
+    if not all(isinstance(name, str | int | float) for name in names.values()):
+      raise ValueError(f'id2label {quote.value(names)} has names that are no text')
+    config.id2label = {i: str(names[i]) for i in range(len(names))}
+    if not isinstance(config.problem_type, str | None):
+      raise ValueError(f'problem_type is {quote.value(config.problem_type)}')
+  except Exception as error:  # transformers checks each field in a way of its own
+    raise ValueError(f'{path}: {quote.error(error)}') from error
+  return config
+
+
+def _tokenizer(folder: Path, config: Any) -> Any | None:
   if not any(list(folder.glob(name)) for name in _VOCABULARIES):
     return None
   import transformers
 
-  tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+  try:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+      str(folder), config=config, trust_remote_code=False
+    )
+    _fits(tokenizer, config)
+  except Exception as error:  # each kind of vocabulary fails in ways of its own
+    raise ValueError(f'{folder}: its tokenizer cannot be used: {quote.error(error)}') from error
+  tokenizer.init_kwargs.pop('auto_map', None)  # as of the config
   backend = getattr(tokenizer, 'backend_tokenizer', None)
   if backend is not None:
     # Some tokenizer.json have a length baked in: the data pipeline decides, not the file.
     backend.no_truncation()
     backend.no_padding()
   return tokenizer
+
+
+def _fits(tokenizer: Any, config: Any) -> None:
+  """ValueError unless the model has a row for each id; what only fails on text fails here."""
+  vocabulary, rows = tokenizer.get_vocab(), config.vocab_size
+  if len(vocabulary) <= len(set(tokenizer.all_special_ids)):
+    raise ValueError(f'its vocabulary has {len(vocabulary)} tokens, all of them special')
+  if max(vocabulary.values()) >= rows:
+    raise ValueError(f'its ids go up to {max(vocabulary.values())}, the model has {rows} rows')
+  if not isinstance(tokenizer.model_max_length, int | float):
+    raise ValueError(f'model_max_length is {quote.value(tokenizer.model_max_length)}')
+  # A pair shows all segments; the second text is in few vocabularies.
+  out = tokenizer('a', '\u2603', return_token_type_ids=True)
+  types = getattr(config, 'type_vocab_size', 0)
+  if types > 1 and max(out.get('token_type_ids') or [0]) >= types:
+    raise ValueError(
+      f'it numbers segments up to {max(out["token_type_ids"])}, the model has {types}'
+    )
 
 
 # Sizes that a config and the module saved with it must share.

@@ -6,16 +6,14 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from kdjax import net
+from kdjax import net, quote
 from kdjax.models import folders, vision, weights
 
 TYPE = 'kdjax_image'
@@ -70,10 +68,10 @@ def build(config: Config, key: jax.Array, dtype: str = 'float32') -> vision.Visi
 def holds(dir_or_id: str | os.PathLike) -> bool:
   """Whether this is a folder with a model of images."""
   try:
-    found = json.loads((Path(dir_or_id).expanduser() / 'config.json').read_text('utf8'))
+    found = weights.json_object(Path(dir_or_id).expanduser() / 'config.json')
   except (OSError, ValueError):
     return False
-  return isinstance(found, dict) and found.get('model_type') == TYPE
+  return found.get('model_type') == TYPE
 
 
 def save(
@@ -117,29 +115,30 @@ def load(dir: str | os.PathLike, dtype: str = 'float32') -> tuple[vision.Vision,
   size = sum(math.prod(shape) for shape in want.values())
   if size > _LARGEST:
     raise ValueError(f'{folder / "config.json"} asks for {size:,} parameters')
-  try:
-    with safetensors.safe_open(path, 'np') as file:
-      have = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-      if have != want:
-        apart = sorted(n for n in have.keys() | want if have.get(n) != want.get(n))
-        said = ', '.join(f'{n}: {have.get(n)}, expected {want.get(n)}' for n in apart[:8])
-        raise ValueError(f'does not hold the weights of its config ({said})')
-      read = {name.replace('.', '/'): file.get_tensor(name) for name in want}
-  except (ValueError, OSError, safetensors.SafetensorError) as error:
-    raise ValueError(f'{path}: {error}') from error
-  params = {name: jnp.array(array, jnp.float32) for name, array in read.items()}
+  with weights.opened(path) as file:
+    have = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if have != want:
+      apart = sorted(n for n in have.keys() | want if have.get(n) != want.get(n))
+      said = ', '.join(
+        f'{quote.value(n)}: {have.get(n)}, expected {want.get(n)}' for n in apart[:8]
+      )
+      raise ValueError(f'{path}: does not hold the weights of its config ({said})')
+    read = {name.replace('.', '/'): weights.tensor(file, path, name) for name in want}
+  params = {name: jnp.array(array) for name, array in read.items()}
   return net.fill(module, traverse_util.unflatten_dict(params, sep='/')), config
 
 
 def _config(path: Path) -> Config:
   try:
-    found: Any = json.loads(path.read_text('utf8'))
-    if not isinstance(found, dict) or found.get('model_type') != TYPE:
+    found = weights.json_object(path)
+    if found.get('model_type') != TYPE:
       raise ValueError(f'model_type is not {TYPE!r}')
     fields = {field.name for field in dataclasses.fields(Config)}
     if found.keys() != fields:
       raise ValueError(f'fields {sorted(found.keys() ^ fields)} are missing or unknown')
     for name, kind in (('shape', int), ('mean', float), ('std', float)):
+      if not isinstance(found[name], list):
+        raise ValueError(f'{name} is {quote.value(found[name])}')
       found[name] = tuple(map(kind, found[name]))
     names = found['id2label']
     found['id2label'] = {int(k): str(v) for k, v in names.items()}
@@ -147,8 +146,8 @@ def _config(path: Path) -> Config:
     vision.architecture(out.architecture)
     _check(out)
     return out
-  except (OSError, ValueError, TypeError, AttributeError) as error:
-    raise ValueError(f'{path}: no config of a model of images: {error}') from error
+  except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    raise ValueError(f'{path}: no config of a model of images: {quote.error(error)}') from error
 
 
 def _check(c: Config) -> None:

@@ -4,7 +4,10 @@ Format: https://huggingface.co/docs/safetensors (one model.safetensors, or shard
 model.safetensors.index.json). Pickled .bin files are not opened: loading one can run code.
 """
 
+import contextlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx, traverse_util
 
+from kdjax import quote
 from kdjax.models import bert, families
 
 FILE = 'model.safetensors'
@@ -24,6 +28,9 @@ _REMEDY = """convert it once, in an environment with torch:
   from transformers import AutoModelForSequenceClassification as M
   M.from_pretrained({0!r}).save_pretrained({0!r})"""
 _CLASSIFIERS = ('classifier.', 'pre_classifier.')  # of a head that is to be replaced
+_FLOATS = ('F64', 'F32', 'F16', 'BF16')
+_SHARD = re.compile(r'[\w.-]+\.safetensors')
+_JSON = 64 << 20  # bytes of a config or an index
 _SHOWN = 40  # names listed of each kind of complaint
 
 
@@ -39,6 +46,41 @@ def flat(module: nnx.Module) -> dict[str, Any]:
   return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param)), sep='/')
 
 
+def json_object(path: Path) -> dict[str, Any]:
+  """The object that a JSON file holds; ValueError, naming the file, where there is none."""
+  try:
+    if path.stat().st_size > _JSON:
+      raise ValueError(f'{path.stat().st_size} bytes; up to {_JSON} are read')
+    found = json.loads(path.read_text('utf8'))
+    if not isinstance(found, dict):
+      raise ValueError(f'a {type(found).__name__}, not an object of fields')
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path}: not JSON, or not what it should be: {quote.error(error)}') from error
+  return found
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+  """A safetensors file, the errors of which name it."""
+  try:
+    with safetensors.safe_open(path, 'np') as file:
+      yield file
+  except (safetensors.SafetensorError, OSError) as error:
+    raise ValueError(f'{path}: damaged, or no safetensors file: {quote.error(error)}') from error
+
+
+def tensor(file: Any, path: Path, name: str) -> np.ndarray:
+  """f32 array of an open file; ValueError unless it is of floats, and all of them finite."""
+  kind = file.get_slice(name).get_dtype()
+  if kind not in _FLOATS:
+    raise ValueError(f'{path}: {name} is {kind}; weights are one of {", ".join(_FLOATS)}')
+  with np.errstate(over='ignore'):  # said below
+    array = file.get_tensor(name).astype(np.float32)
+  if not np.isfinite(array).all():
+    raise ValueError(f'{path}: {name} has values that are not finite')
+  return array
+
+
 def stored(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
   """Name of every tensor in a folder -> (the file that holds it, its shape).
 
@@ -48,11 +90,15 @@ def stored(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
   if (folder / FILE).is_file():
     shards = [folder / FILE]
   elif (folder / INDEX).is_file():
-    names = sorted(set(json.loads((folder / INDEX).read_text())['weight_map'].values()))
-    bad = [n for n in names if '/' in n or '\\' in n or '..' in n or not n.endswith('.safetensors')]
+    listed = json_object(folder / INDEX).get('weight_map')
+    if not isinstance(listed, dict) or not listed:
+      raise ValueError(f'{folder / INDEX}: weight_map is {quote.value(listed)}')
+    bad = [n for n in listed.values() if not isinstance(n, str) or not _SHARD.fullmatch(n)]
     if bad:
-      raise ValueError(f'{folder / INDEX} names files that are not its own shards: {bad}')
-    shards = [folder / n for n in names]
+      raise ValueError(
+        f'{folder / INDEX} names files that are not its own shards: {quote.names(bad)}'
+      )
+    shards = [folder / n for n in sorted(set(listed.values()))]
     absent = [s.name for s in shards if not s.is_file()]
     if absent:
       raise ValueError(f'{folder} lacks {len(absent)} of {len(shards)} shards: {absent}')
@@ -64,8 +110,12 @@ def stored(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     )
   found = {}
   for shard in shards:
-    with safetensors.safe_open(shard, 'np') as f:
-      found |= {name: (shard, tuple(f.get_slice(name).get_shape())) for name in f.keys()}  # noqa: SIM118
+    with opened(shard) as f:
+      here = {name: (shard, tuple(f.get_slice(name).get_shape())) for name in f.keys()}  # noqa: SIM118
+    twice = sorted(here.keys() & found.keys())
+    if twice:
+      raise ValueError(f'{shard}: other shards have {quote.names(twice)} too')
+    found |= here
   return found
 
 
@@ -84,7 +134,12 @@ def read(
   anything. Raises one ValueError with all missing, unexpected and misshaped names.
   """
   family = families.get(spec.family)
-  have = {_bare(name, family): (name, *place) for name, place in stored(folder).items()}
+  have = {}
+  for name, place in stored(folder).items():
+    bare_name = _bare(name, family)
+    if bare_name in have:
+      raise ValueError(f'{place[0]}: {have[bare_name][0]} and {name} are the same weight')
+    have[bare_name] = name, *place
   want = flat(bert.abstract(spec))
   full = {path: families.weight(spec.family, spec.head, path) for path in want}
   bare = {path: _bare(name, family) for path, (name, _) in full.items()}
@@ -138,10 +193,10 @@ def read(
     if path not in fresh:
       by_file.setdefault(have[bare[path]][1], []).append(path)
   for file, paths in by_file.items():
-    with safetensors.safe_open(file, 'np') as f:  # bfloat16 is a numpy dtype once jax is imported
+    with opened(file) as f:  # bfloat16 is a numpy dtype once jax is imported
       for path in paths:
-        array = f.get_tensor(have[bare[path]][0])
-        params[path] = jnp.array((array.T if full[path][1] else array).astype(np.float32))
+        array = tensor(f, file, have[bare[path]][0])
+        params[path] = jnp.array(array.T if full[path][1] else array)
   if fresh:
     k_head = jax.random.split(jax.random.key(seed), 3)[2]
     drawn = flat(bert.make_head(spec, k_head))
