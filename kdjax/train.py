@@ -236,7 +236,7 @@ def fit(
         writer.write(done, row)
         shown['loss'] = next((v for k, v in row.items() if k.endswith('/loss')), float('nan'))
         shown['examples/s'] = row['examples_per_second']
-      leaving = stop.asked()
+      leaving = stop.agreed()
       if due:  # what is saved last is waited for: a save that fails can be tried again
         rate(done, state, wait=leaving or done == total)
         clock = log.Clock()
