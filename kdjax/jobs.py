@@ -32,10 +32,11 @@ from kdjax.methods import base
 from kdjax.models import hf, vision_files
 
 
-def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
+def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> env.Plan:
   """Every check there is, before anything is trained.
 
   cache: a folder for token ids instead of the workdir's; nothing is then written to the workdir.
+  fork: runs that were asked something else are set aside, once all is checked, not refused.
   """
   wanted = runs.order(c)
   if not cache:
@@ -44,12 +45,14 @@ def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
   for name in runs.names(c):
     base.check_images(runs.block(c, name).name, spec.images)
   c.data.cache = cache or c.data.cache
-  for name in wanted:
-    runs.same(workdir / name, runs.asked(c, name))
+  if not fork:
+    for name in wanted:
+      runs.same(workdir / name, runs.asked(c, name))
+  others = [name for name in wanted if runs.differ(workdir / name, runs.asked(c, name))]
   finished = {
     name: workdir / name / 'model'
     for name in ('teacher', 'generator')
-    if name in wanted and runs.done(workdir / name)
+    if name in wanted and name not in others and runs.done(workdir / name)
   }
   plan = env.prepare(c, workdir, finished, runs.cast(c), runs.masked(c))
   first = plan.spec.evaluation[0]
@@ -65,6 +68,11 @@ def prepare(c, workdir: pathlib.Path, cache: str = '') -> env.Plan:
     train.total_steps(runs.fields(c, name), len(plan.data['train'].index))
   if not runs.masked(c) and not env.labelled(plan.data[first]):
     raise ValueError(f'{first} has rows without a label: nothing to select by')
+  for name in () if cache else others:
+    aside = runs.set_aside(workdir / name)
+    log.logger.info(
+      f'{workdir / name} held another run: it is now {aside.name}; {name} begins anew'
+    )
   return plan
 
 

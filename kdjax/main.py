@@ -56,7 +56,7 @@ def _main(argv) -> None:
     train(c, workdir)
   elif mode == 'dry_run':
     with tempfile.TemporaryDirectory() as cache, one_line_errors():
-      dry.show(jobs.prepare(c, workdir, cache))
+      dry.show(jobs.prepare(c, workdir, cache, flags.FLAGS.fork))
   else:
     with one_line_errors():
       {'eval': jobs.evaluation, 'predict': jobs.prediction, 'export': jobs.export}[mode](c, workdir)
@@ -69,7 +69,7 @@ def train(c, workdir: pathlib.Path) -> tuple:
   with contextlib.ExitStack() as held:
     with one_line_errors():
       held.enter_context(lock.of(workdir))
-      plan = jobs.prepare(c, workdir)
+      plan = jobs.prepare(c, workdir, fork=flags.FLAGS.fork)
     return plan, jobs.run(plan)
 
 
@@ -130,6 +130,9 @@ def run(do=_main) -> None:
 
   config_flags.DEFINE_config_file('config', None, 'A file of configs/, `:task` after it.')
   flags.DEFINE_string('workdir', None, 'Where everything is written.')
+  flags.DEFINE_bool(
+    'fork', False, 'Rename run folders of another config (teacher.1, ...) and begin anew.'
+  )
   flags.DEFINE_bool('traceback', False, 'Show where an error was raised.')
   flags.mark_flags_as_required(['config', 'workdir'])
   try:

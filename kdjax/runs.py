@@ -3,6 +3,7 @@
 A run is a folder of the workdir: teacher, generator, and each method by its name.
 """
 
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -113,6 +114,8 @@ def asked(c, name: str) -> dict[str, Any]:
     tree['generator'] = generator
     if name != 'generator' and generator['finetune']:
       tree['mlm'] = block(c, 'mlm').to_dict()
+  if masked(c) and name not in _BESIDE and c.teacher.finetune:
+    tree['mlm'] = block(c, 'mlm').to_dict()  # how its teacher learned
   return json.loads(json.dumps(_flat(tree)))  # tuples become lists, as they do on disk
 
 
@@ -131,15 +134,27 @@ def done(workdir: pathlib.Path) -> bool:
   return (workdir / 'result.json').exists() and (workdir / 'model').is_dir()
 
 
-def same(workdir: pathlib.Path, asked: dict) -> None:
-  """ValueError where the folder holds a run that was asked something else."""
+def differ(workdir: pathlib.Path, asked: dict) -> str:
+  """What the run in this folder was asked instead; '' where that is the same, or there is none."""
   path = workdir / 'run.json'
   if not path.exists():
-    return
+    return ''
   there = report.read_json(path)
-  differ = sorted(k for k in asked.keys() | there.keys() if asked.get(k) != there.get(k))
-  if differ:
-    some = ', '.join(f'{k}: {there.get(k)!r} there, {asked.get(k)!r} now' for k in differ[:4])
+  keys = sorted(k for k in asked.keys() | there.keys() if asked.get(k) != there.get(k))
+  return ', '.join(f'{k}: {there.get(k)!r} there, {asked.get(k)!r} now' for k in keys[:4])
+
+
+def same(workdir: pathlib.Path, asked: dict) -> None:
+  """ValueError where the folder holds a run that was asked something else."""
+  said = differ(workdir, asked)
+  if said:
     raise ValueError(
-      f'{workdir} holds another run ({some}): take another --workdir, or delete that folder'
+      f'{workdir} holds another run ({said}): take another --workdir, or --fork, which renames '
+      'that folder and begins anew'
     )
+
+
+def set_aside(workdir: pathlib.Path) -> pathlib.Path:
+  """Rename a run's folder: teacher becomes teacher.1, or the first number that is free."""
+  numbered = (workdir.with_name(f'{workdir.name}.{n}') for n in itertools.count(1))
+  return workdir.rename(next(path for path in numbered if not path.exists()))

@@ -4,23 +4,34 @@ Training holds the signal until its state is saved; everything else stops where 
 it writes is written aside and renamed. The same command goes on from there. A second signal stops
 at once. Where Python cannot hear it (a program is being compiled), the program ends after GRACE
 seconds, with the last checkpoint as it was.
+
+Of several hosts one may be told alone. It tells the others by jax's preemption service, and all of
+them stop after the same step of training: one that left by itself would leave the others waiting.
 """
 
 import contextlib
+import ctypes
+import itertools
 import os
 import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
 
 from kdjax import log
 
 CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 GRACE = 25.0  # seconds
 
+_told = threading.Event()  # this process has had a signal
 _asked = threading.Event()
 _saving = threading.Event()
+_steps = itertools.count()  # of all runs together: the service counts on, and never back
+_tell: Callable[[int], None] | None = None  # the other hosts
 _holds = 0
 
 
@@ -32,21 +43,44 @@ class Stopped(SystemExit):
 
 
 def listen() -> None:
-  """From now on SIGTERM and SIGINT do what this module says; of the main thread alone."""
+  """From now on SIGTERM and SIGINT do what this module says; of the main thread alone.
+
+  On several hosts it comes after jax.distributed.initialize: our handler calls the one that this
+  installs, which would take the place of ours.
+  """
+  global _tell
   if threading.current_thread() is not threading.main_thread():
     return
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   # Written by the C handler at once, whatever the main thread is busy with.
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  if jax.distributed.is_initialized():
+    _tell = _c_handler(signal.SIGTERM)
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, _heard)
   threading.Thread(target=_watch, args=(reader,), daemon=True, name='stop').start()
 
 
+def _c_handler(number: int) -> Callable[[int], None] | None:
+  """Takes away what C code does at a signal, and returns it: Python cannot name it."""
+  library = ctypes.CDLL(None)
+  library.signal.argtypes, library.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+  found = library.signal(number, None)
+  nothing = (None, int(signal.SIG_IGN))
+  return None if found in nothing else ctypes.CFUNCTYPE(None, ctypes.c_int)(found)
+
+
 def asked() -> bool:
-  """Whether a signal has come."""
+  """Whether to stop: a signal has come, or all hosts have agreed on it."""
   return _asked.is_set()
+
+
+def agreed() -> bool:
+  """`asked` after a step of training: of several hosts each says the same after the same step."""
+  if multihost_utils.reached_preemption_sync_point(next(_steps)):
+    _asked.set()
+  return asked()
 
 
 def point() -> None:
@@ -78,12 +112,16 @@ def saving() -> Iterator[None]:
 
 def _heard(number: int, frame) -> None:
   del frame
-  if asked():
+  if _told.is_set():
     os._exit(CODE)
-  _asked.set()
+  _told.set()
   log.logger.warning(
     '%s: stopping; the same command goes on. Once more stops at once.', signal.Signals(number).name
   )
+  if _tell:  # the rest follows from `agreed`
+    _tell(signal.SIGTERM)
+    return
+  _asked.set()
   if not _holds:
     raise Stopped
 

@@ -203,7 +203,7 @@ def fit(
       with stop.saving():
         last.save(done, state, meta | dict(pending=pending), wait)
 
-    def rate(done: int, state) -> None:
+    def rate(done: int, state, wait: bool = False) -> None:
       """Evaluate, and keep what is best; a stop in the middle of it comes back to it."""
       try:
         scores = score(state.params['student'])
@@ -218,7 +218,7 @@ def fit(
         meta.update(best=value, metrics=scores, best_step=done)
         with stop.saving():
           best.save(done, state.params['student'], meta, wait=True)
-      keep(done, state)
+      keep(done, state, wait)
 
     if meta['scored'] < begin and (begin % every == 0 or begin == total):
       rate(begin, state)
@@ -236,21 +236,24 @@ def fit(
         writer.write(done, row)
         shown['loss'] = next((v for k, v in row.items() if k.endswith('/loss')), float('nan'))
         shown['examples/s'] = row['examples_per_second']
-      if due:
-        rate(done, state)
+      leaving = stop.agreed()
+      if due:  # what is saved last is waited for: a save that fails can be tried again
+        rate(done, state, wait=leaving or done == total)
         clock = log.Clock()
-      if stop.asked() and done < total:
+      if leaving and done < total:
         if not due:
           pending = watch.fetch(pending, done)
           keep(done, state, wait=True)
-        last.close()
+        with stop.saving():
+          last.close()
         log.logger.info(f'{title}: stopped at step {done}, saved in {workdir}')
         raise stop.Stopped
       bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
       bar.update()
     student, kept = best.restore(state.params['student'])
-  last.close()
-  best.close()
+    with stop.saving():
+      last.close()
+      best.close()
   stop.point()  # all of it is saved
   return Result(student, kept['metrics'], kept['best_step'], total)
 

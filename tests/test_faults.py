@@ -1,4 +1,4 @@
-"""Whole runs that are killed, told to stop and robbed of files, again and again; minutes long.
+"""Whole runs that are killed, told to stop, robbed of files and of disk; minutes long.
 
 python -m pytest -m slow tests/test_faults.py; KDJAX_FAULTS is how often each run dies (20).
 """
@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,26 @@ def _rob(workdir: pathlib.Path, rng: random.Random) -> bool:
   victim = rng.choice(sorted(files))
   os.truncate(victim, rng.randrange(victim.stat().st_size))
   return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['kd', 'mate_kd'])
+def test_a_run_whose_disk_is_full_for_a_while_ends_the_same(tmp_path, name):
+  whole, folder, work = tmp_path / 'whole', tmp_path / 'data', tmp_path / 'work'
+  _finish(_start(name, folder, whole))
+  process = _start(name, folder, work)
+  first = work / name / 'checkpoints/last/sums.3.json'
+  while process.poll() is None and not first.exists():
+    time.sleep(0.002)
+  # A row of the log can still be written, a checkpoint's arrays cannot.
+  _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+  said = b''
+  while b'next attempt' not in said and (more := os.read(process.stderr.fileno(), 4096)):
+    said += more
+  assert b'was not written' in said
+  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+  _finish(process)  # itself: nobody has to start it again
+  assert _left(work) == _left(whole)
 
 
 @pytest.mark.slow

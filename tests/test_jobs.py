@@ -1,15 +1,18 @@
 """The modes, from files on disk to a folder that reads back, at toy size."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 import kdjax
-from kdjax import env, jobs, net
+from kdjax import dry, env, jobs, net
 from kdjax.models import hf
 from tests import tiny, toy
+
+RUNS = ('teacher', 'finetune', 'kd', 'augpro')
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +26,7 @@ def run(tmp_path_factory):
 
 def test_a_run_leaves_what_a_user_looks_for(run):
   _, workdir, rows = run
-  assert list(rows) == ['teacher', 'finetune', 'kd', 'augpro']
+  assert tuple(rows) == RUNS
   for name, row in rows.items():
     assert 0 <= row['validation']['accuracy'] <= 1 and row['examples_per_second'] > 0
     log = [json.loads(line) for line in (workdir / name / 'log.jsonl').read_text().splitlines()]
@@ -85,8 +88,43 @@ def test_the_workdir_of_another_run_is_refused_naming_the_keys(run):
   c, workdir, _ = run
   other = c.copy_and_resolve_references()
   other.train.rate = 0.5
-  with pytest.raises(ValueError, match=r'train.rate: 0.0003 there, 0.5 now'):
+  with pytest.raises(ValueError, match=r'train.rate: 0.0003 there, 0.5 now.*or --fork'):
     jobs.prepare(other, workdir)
+
+
+def test_with_fork_runs_of_another_config_are_set_aside_and_the_rest_stands(
+  run, tmp_path, monkeypatch, capsys
+):
+  c, whole, _ = run
+  workdir = shutil.copytree(whole, tmp_path / 'work')
+  weights = {name: (whole / name / 'model/model.safetensors').read_bytes() for name in RUNS}
+  there = lambda name: (workdir / name / 'model/model.safetensors').read_bytes()  # noqa: E731
+  folders = lambda: {p.name for p in workdir.iterdir()}  # noqa: E731
+  before = folders()
+
+  other = c.copy_and_resolve_references()
+  other.train.rate, other.compare, good = 0.5, '', other.data.validation
+  other.data.validation = str(tmp_path / 'nowhere.csv')
+  with pytest.raises((ValueError, OSError), match='nowhere'):
+    jobs.prepare(other, workdir, fork=True)
+  other.data.validation = good
+  dry.show(jobs.prepare(other, workdir, str(tmp_path / 'cache'), fork=True))
+  said = capsys.readouterr().out
+  assert 'the run there (train.rate: 0.0003 there, 0.5 now) would be set aside' in said
+  assert 'teacher: finished' in said and folders() == before  # nor was anything set aside
+
+  jobs.run(jobs.prepare(other, workdir, fork=True))
+  assert folders() == before | {'augpro.1'}
+  assert there('augpro.1') == weights['augpro'] != there('augpro')
+  for name in ('teacher', 'kd'):  # what fits, and what nobody asked for
+    assert there(name) == weights[name]
+  jobs.prepare(other, workdir, fork=True)
+  assert folders() == before | {'augpro.1'}
+
+  other.teacher.rate, other.compare = 0.5, 'finetune'  # whoever learned from it was another too
+  jobs.prepare(other, workdir, fork=True)
+  assert before - folders() == {'teacher', 'finetune', 'augpro'}
+  assert folders() - before == {'teacher.1', 'finetune.1', 'augpro.1', 'augpro.2'}
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(run, tmp_path, monkeypatch):
@@ -130,8 +168,6 @@ def test_eval_predict_and_export_read_the_trained_student(run, capsys):
 
 
 def test_a_dry_run_trains_and_writes_nothing(rng, tmp_path, capsys):
-  from kdjax import dry
-
   c = toy.config('kd', tmp_path, rng)
   dry.show(jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache')))
   said = capsys.readouterr().out

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -56,6 +57,27 @@ def test_bad_input_ends_with_one_clear_line(tmp_path, arguments, said):
   last = done.stderr.strip().splitlines()[-1]
   assert said in last, done.stderr
   assert 'Traceback' not in done.stderr
+
+
+def test_a_workdir_of_another_config_is_refused_and_taken_with_fork(tmp_path):
+  (tmp_path / 'w' / 'kd').mkdir(parents=True)
+  (tmp_path / 'w' / 'kd' / 'run.json').write_text('{"seed": 7}')
+  arguments = ('--config=configs/kd.py:digits', '--workdir=w', '--mode=dry_run')
+  refused = _kdjax(*arguments, cwd=tmp_path)
+  assert refused.returncode != 0 and '--fork' in refused.stderr.splitlines()[-1]
+  assert 'would be set aside' in _kdjax(*arguments, '--fork', cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize('fork', [False, True])
+def test_training_hears_of_the_fork(tmp_path, monkeypatch, fork):
+  from kdjax import jobs
+
+  heard = []
+  monkeypatch.setattr(main.flags, 'FLAGS', types.SimpleNamespace(fork=fork))
+  monkeypatch.setattr(jobs, 'prepare', lambda *args, **more: heard.append((args, more)))
+  monkeypatch.setattr(jobs, 'run', lambda plan: {})
+  main.train({}, tmp_path)
+  assert heard == [(({}, tmp_path), dict(fork=fork))]
 
 
 def test_seeds_of_a_generator_are_refused_in_a_line(tmp_path):

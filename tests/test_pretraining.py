@@ -75,6 +75,15 @@ def test_the_teacher_learns_to_guess_before_it_teaches(run):
   assert rows['teacher']['before'] != rows['teacher']['validation']
 
 
+def test_another_way_for_the_teacher_to_learn_is_another_run_for_its_students(rng, tmp_path):
+  c = _config(tmp_path, rng, 'codir_pre', compare='mlm_kd')
+  other = c.copy_and_resolve_references()
+  other.baselines.mlm.rho = 0.5
+  for name, key in (('teacher', 'method.rho'), ('mlm_kd', 'mlm.rho'), ('codir_pre', 'mlm.rho')):
+    one, two = runs.asked(c, name), runs.asked(other, name)
+    assert {k for k in one if one[k] != two[k]} == {key}
+
+
 def test_training_reads_the_corpus_and_the_task_and_scores_the_task_alone(run):
   c, workdir, _ = run
   plan = jobs.prepare(c, workdir)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,8 @@ def _start(code: str, *args: str) -> subprocess.Popen:
 
 
 def _ready(process: subprocess.Popen) -> None:
-  assert process.stdout.readline() == 'ready\n', process.stderr.read()
+  while (line := process.stdout.readline()) != 'ready\n':  # two hosts hear of each other first
+    assert line, process.stderr.read()
 
 
 HEAD = """
@@ -96,6 +98,53 @@ with stop.hold():
   process.send_signal(signal.SIGTERM)
   assert process.wait(20) == stop.CODE
   assert time.monotonic() - began < 15
+
+
+HOSTS = (
+  """
+import sys, time
+import jax, numpy as np
+rank = int(sys.argv[2])
+jax.distributed.initialize(f'localhost:{sys.argv[1]}', 2, rank)
+"""
+  + HEAD
+  + """
+mesh = jax.make_mesh((jax.device_count(),), ('rows',))
+rows = jax.NamedSharding(mesh, jax.P('rows'))
+x = jax.make_array_from_process_local_data(rows, np.ones(jax.local_device_count(), np.float32))
+total = jax.jit(lambda x: x.sum(), out_shardings=jax.NamedSharding(mesh, jax.P()))
+with stop.hold():
+  for step in range(100_000):
+    y = total(x)  # of all hosts; one that has left is waited for
+    if step % 10 == 0:  # between these one host is ahead of the other, as in training
+      assert float(y) == jax.device_count()
+    time.sleep(0.002 + 0.01 * rank)
+    if step == 20:
+      print('ready', flush=True)
+    if stop.agreed():
+      print(step, flush=True)
+      stop.point()
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rank, number', [(0, signal.SIGTERM), (1, signal.SIGINT)])
+def test_of_two_hosts_one_is_told_and_both_stop_after_the_same_step(rank, number):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = str(free.getsockname()[1])
+  hosts = [_start(HOSTS, port, str(n)) for n in range(2)]
+  try:
+    for host in hosts:
+      _ready(host)
+    hosts[rank].send_signal(number)
+    (one, _), (two, _) = (host.communicate(timeout=120) for host in hosts)
+  finally:
+    for host in hosts:
+      host.kill()
+  assert [host.returncode for host in hosts] == [stop.CODE] * 2
+  assert one == two and int(one) > 20
 
 
 def test_one_process_at_a_time_in_a_workdir(tmp_path):

@@ -1,5 +1,7 @@
 import logging
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,6 +150,45 @@ def test_a_damaged_cache_is_made_anew_with_a_warning(tmp_path, rng, caplog, dama
   tokens.tokenise(table, _tokenizer(), 12, tmp_path)
   assert not caplog.records
   assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_process_that_is_killed_in_the_midst_of_it_leaves_nothing_that_is_taken_for_tokens(
+  tmp_path,
+):
+  code = """
+import os, pathlib, signal, sys
+import numpy as np
+from kdjax.data import tokens
+from tests.data import test_tokens as here
+
+where = pathlib.Path(sys.argv[1])
+table, tokenizer = here._random(np.random.default_rng(0), 20, pair=True), here._tokenizer()
+want = tokens.tokenise(table, tokenizer, 12)
+moments = [(tokens, '_tokenise', 0), *((np, 'save', n) for n in range(3)), (os, 'chmod', 0)]
+for owner, name, after in moments:  # before each thing that it does
+  child = os.fork()
+  if not child:
+    call, left = getattr(owner, name), [after]
+
+    def dies(*args):
+      left[0] -= 1
+      return call(*args) if left[0] >= 0 else os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, dies)
+    tokens.tokenise(table, tokenizer, 12, where)
+  _, status = os.waitpid(child, 0)
+  assert os.WIFSIGNALED(status), name
+  assert not [p for p in where.glob('*') if p.name[0] != '.'], name
+for _ in range(2):  # made anew, then read
+  got = tokens.tokenise(table, tokenizer, 12, where)
+  assert all(map(np.array_equal, want, got))
+print(len([p for p in where.glob('*') if p.name[0] != '.']))
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, timeout=300,
+    cwd=pathlib.Path(__file__).parent.parent.parent,
+  )  # fmt: skip
+  assert done.stdout == '1\n', done.stderr
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):

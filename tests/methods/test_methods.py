@@ -214,6 +214,28 @@ def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(rng, tmp_path, monkeypat
     assert tiny.logged(where) == tiny.logged(tmp_path / 'whole'), (told, after)
 
 
+@pytest.mark.parametrize('after', [None, 0, 12])  # to the end, and told to stop before it
+def test_whenever_a_save_is_waited_for_it_is_given_the_time(rng, tmp_path, monkeypatch, after):
+  run, waits = crash.Run(_game('kd', {}), crash.dataset(rng), monkeypatch), []
+  monkeypatch.setattr(stop, '_asked', threading.Event())
+  run.kill = lambda: stop._asked.set()
+
+  def noted(call, under_way):
+    def wrapped(store):
+      if under_way(store):
+        waits.append((stop._holds, stop._saving.is_set()))
+      return call(store)
+
+    return wrapped
+
+  store = checkpoint.Store
+  monkeypatch.setattr(store, 'wait', noted(store.wait, lambda s: s._unsummed is not None))
+  monkeypatch.setattr(store, 'close', noted(store.close, lambda s: True))
+  with contextlib.suppress(stop.Stopped):
+    run.play(tmp_path, after)
+  assert waits and set(waits) == {(1, True)}
+
+
 def test_the_registry_is_the_directory():
   assert {'finetune', 'kd', 'augpro'} <= set(methods.names())
   with pytest.raises(ValueError, match=r'none of .*augpro'):
