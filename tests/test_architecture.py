@@ -19,6 +19,7 @@ ARROWS = {
   'guard': {'log'},
   'stop': {'log'},
   'lock': set(),
+  'distributed': set(),
   'sharding': set(),
   'net': set(),
   'tasks': {'losses', 'metrics'},
@@ -38,7 +39,7 @@ ARROWS = {
     'runs', 'sharding', 'stop', 'train',
   },
   'dry': {'env', 'runs', 'train'},
-  'main': {'dry', 'jobs', 'lock', 'log', 'stop'},
+  'main': {'distributed', 'dry', 'jobs', 'lock', 'log', 'stop'},
   'reproduce': {'main', 'report', 'runs'},
   '__init__': {'predict'},
 }  # fmt: skip
