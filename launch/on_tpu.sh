@@ -11,7 +11,8 @@ is kdjax/. A command that was started goes on when the connection that started i
 setup   installs kdjax with Python 3.12 and mounts STORE (gs://bucket or host:/path) on ~/store
 start   starts the command unless one is running; its output is added to ~/run/log
 follow  shows that log until the command ends
-status  says its exit status; `running`; `none`; 75 where the machine went down under it
+status  says its exit status; `running`; `none`; 75 where the machine went down under it; 143
+        where it was stopped by `stop`
 stop    sends it SIGTERM
 EOF
 }
@@ -65,7 +66,7 @@ apt() { # a new machine is often busy with updates of its own
 start() {
   exec 9>"$lock"
   flock -n 9 || return 0
-  rm -f "$state/status"
+  rm -f "$state/status" "$state/told"
   # shellcheck disable=SC2016  # $@ and $? are the inner shell's
   setsid bash -c '"${@:2}"; echo $? >"$1.new"; mv "$1.new" "$1"' bash "$state/status" "$@" \
     </dev/null >>"$state/log" 2>&1 &
@@ -81,16 +82,19 @@ follow() {
 status() {
   if ! flock -n "$lock" true; then
     echo running
-  elif [[ -e $state/status ]]; then
-    cat "$state/status"
-  elif [[ -e $state/pid ]]; then
-    echo 75
-  else
+  elif [[ ! -e $state/pid ]]; then
     echo none
+  elif [[ -e $state/status && $(<"$state/status") != 75 ]]; then
+    cat "$state/status"
+  elif [[ -e $state/told ]]; then
+    echo 143 # not to be started again
+  else
+    echo 75
   fi
 }
 
 stop() {
+  touch "$state/told"
   pkill -TERM -P "$(cat "$state/pid")"
 }
 

@@ -76,13 +76,24 @@ delete_vm() {
   run gcloud compute tpus tpu-vm delete "$NAME" "${where[@]}" --quiet
 }
 
-set_up() { # this checkout, with what is not committed of files that git knows, onto the workers
-  local commit archive
-  archive=$(mktemp -d)/kdjax.tgz
-  commit=$(git -C "$root" stash create)
-  run git -C "$root" archive --prefix=kdjax/ -o "$archive" "${commit:-HEAD}" || return
-  run gcloud compute tpus tpu-vm scp "$archive" "$NAME:" "${where[@]}" --worker="$worker" || return
-  on "tar xzf kdjax.tgz && kdjax/launch/on_tpu.sh setup $STORE"
+gone() { # whether there is no TPU to be had by waiting
+  case $(state_of tpu-vm state) in
+    GONE | PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING) true ;;
+    *) false ;;
+  esac
+}
+
+pack() { # this checkout, once: a run that goes on elsewhere is to go on with the same code
+  local commit
+  packed=$(mktemp -d)
+  trap 'rm -rf "$packed"' EXIT
+  commit=$(git -C "$root" stash create) # has what is not committed, of files that git knows
+  run git -C "$root" archive --prefix=kdjax/ -o "$packed/kdjax.tgz" "${commit:-HEAD}"
+}
+
+set_up() {
+  run gcloud compute tpus tpu-vm scp "$packed/kdjax.tgz" "$NAME:" "${where[@]}" \
+    --worker="$worker" && on "tar xzf kdjax.tgz && kdjax/launch/on_tpu.sh setup $STORE"
 }
 
 attempt() { # one run: its status, 75 if that of any worker is; 255: a worker is out of reach
@@ -101,20 +112,23 @@ attempt() { # one run: its status, 75 if that of any worker is; 255: a worker is
 }
 
 until_done() { # runs until it ends with another status than 75; 75: the TPU itself is gone
-  local status lost=0
+  local status lost=0 ready=
+  command=$(printf '%q ' kdjax/.venv/bin/python -m "${MODULE:-kdjax.main}" "$@")
+  if [[ ! ${DRY:-} && $(on 'kdjax/launch/on_tpu.sh status' 2>/dev/null) == *running* ]]; then
+    ready=1 # a run is going, and is not to have its code changed
+  fi
   while true; do
     status=0
-    attempt || status=$?
+    [[ $ready ]] || set_up || status=255
+    ((status)) || { ready=1 && attempt; } || status=$?
     case $status in
       75) lost=0 && say 'stopped, and saved' ;;
-      255) lost=$((lost + 1)) && say 'a worker is out of reach' ;;
+      255) lost=$((lost + 1)) && say 'a worker is out of reach, or was not set up' ;;
       *) return "$status" ;;
     esac
-    ((lost < 10)) || return 255
+    ((lost < 5)) || return 255
     sleep "$PAUSE"
-    case $(state_of tpu-vm state) in
-      GONE | PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING) return 75 ;;
-    esac
+    ! gone || return 75
     say 'again'
   done
 }
@@ -127,15 +141,6 @@ fetch() {
     run gcloud compute tpus tpu-vm scp --recurse "$NAME:$workdir" "$RESULTS" "${where[@]}" \
       --worker=0
   fi
-}
-
-go() { # on a TPU that is there: set up, unless a run is going, then run until done
-  local python=kdjax/.venv/bin/python
-  command=$(printf '%q ' "$python" -m "${MODULE:-kdjax.main}" "--workdir=$workdir" "$@")
-  if [[ ${DRY:-} ]] || ! on 'kdjax/launch/on_tpu.sh status' 2>/dev/null | grep -q running; then
-    set_up || return
-  fi
-  until_done
 }
 
 finish() { # after a run: results, and the TPU away where that was asked for
@@ -153,8 +158,9 @@ one_tpu() { # the command line of tpu_vm.sh and tpu_pod.sh
   local status=0
   case ${1:-} in
     run)
+      pack
       create_vm
-      go "${@:2}" || status=$?
+      until_done --workdir="$workdir" "${@:2}" || status=$?
       ((status != 75)) || say "the TPU was taken away: $0 delete, and the same command again"
       finish "$status" delete_vm
       ;;

@@ -38,13 +38,14 @@ wait_active() {
     say "$NAME: $state"
     case $state in
       ACTIVE) return ;;
-      GONE) create_queued && [[ ! ${DRY:-} ]] || return ;;
+      GONE) create_queued || return ;;
       SUSPENDED) delete_queued || return ;;
       FAILED) # now and then by chance; time after time by a wrong TYPE, ZONE or quota
         failed=$((failed + 1))
         delete_queued && ((failed < 5)) || return 1
         ;;
     esac
+    [[ ! ${DRY:-} ]] || return 0
     sleep "$PAUSE"
   done
 }
@@ -54,11 +55,10 @@ until_done_anywhere() {
   while true; do
     wait_active || return
     status=0
-    go "$@" || status=$?
-    if ((status != 75)) && [[ $(state_of tpu-vm state) =~ READY ]]; then
+    until_done "$@" || status=$?
+    if ((status == 0)) || { ((status != 75)) && ! gone; }; then
       return "$status"
     fi
-    ((status)) || return 0
     say 'preempted'
     delete_queued || return
   done
@@ -71,7 +71,8 @@ need_store
 case ${1:-} in
   run)
     status=0
-    until_done_anywhere --distributed=auto "${@:2}" || status=$?
+    pack
+    until_done_anywhere --workdir="$workdir" --distributed=auto "${@:2}" || status=$?
     finish "$status" delete_queued
     ;;
   delete) delete_queued ;;
