@@ -25,7 +25,7 @@ submit() {
   # shellcheck disable=SC2206  # SBATCH is words
   more+=(${SBATCH:-})
   set -- sbatch --job-name=kdjax --nodes="$NODES" --ntasks-per-node="$each" \
-    --cpus-per-task="$CPUS" --time="$TIME" --requeue --signal=B:TERM@120 --open-mode=append \
+    --cpus-per-task="$CPUS" --time="$TIME" --requeue --signal=B:USR1@120 --open-mode=append \
     --output=kdjax-%j.log --chdir="$root" --export=ALL,KDJAX_IN_JOB=1 \
     "${more[@]}" "$root/launch/slurm.sh" "$@"
   if [[ ${DRY:-} ]]; then
@@ -36,22 +36,23 @@ submit() {
 }
 
 in_job() {
-  # The signal comes to this script alone, before the time limit. It is passed to the processes on
-  # all nodes by scancel, which asks no more of srun than to wait.
-  local heard=0 before status
-  trap 'heard=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+  # USR1 comes before the time limit, to this script alone: scancel passes it to the processes on
+  # all nodes. TERM comes when the job is preempted or cancelled, and to them as well: a second
+  # would end them before they have saved.
+  local heard=0 told=0 before status
+  trap 'heard=$((heard + 1)) told=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
+  trap 'heard=$((heard + 1))' TERM
   # SLURM_CPUS_PER_TASK is not read by every srun.
   srun --cpus-per-task="$CPUS" "${VENV:-.venv}/bin/python" -m "${MODULE:-kdjax.main}" \
     --distributed=auto "$@" &
   while true; do
     before=$heard status=0
     wait $! || status=$?
-    ((heard > before)) || break # else it was the signal that ended `wait`
+    ((heard > before)) || break # else it was a signal that ended `wait`
   done
-  # A run that was told to stop has saved, or had nothing to save yet. One that ended with 75
-  # untold was stopped by Slurm (COMPLETING: it requeues what it preempts, and not what a person
-  # cancelled) or on its node.
-  if ((status && heard)) || { ((status == 75)) && running; }; then
+  # Told to stop, it has saved or had nothing to save yet. What Slurm preempts, it requeues itself,
+  # and what a person cancelled is not to come back: both are COMPLETING.
+  if ((status == 75 || (status && told))) && running; then
     echo "slurm.sh: ended with $status; requeued" >&2
     scontrol requeue "$SLURM_JOB_ID"
   fi

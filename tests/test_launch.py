@@ -211,7 +211,7 @@ def test_dry_says_the_commands_and_does_nothing(commands):
   check(
     'slurm.sh',
     ['--config=kd.py', '--workdir=w'],
-    r'\+ sbatch .*--requeue --signal=B:TERM@120 --open-mode=append .*/slurm.sh --config=kd.py '
+    r'\+ sbatch .*--requeue --signal=B:USR1@120 --open-mode=append .*/slurm.sh --config=kd.py '
     '--workdir=w',
   )
   check('again.sh', ['kdjax', 'a b'], r'\+ kdjax a\\ b')
@@ -382,20 +382,29 @@ def test_slurm_requeues_what_was_stopped_and_nobody_cancelled(commands, status, 
   assert ('scontrol requeue 7' in calls) == requeued
 
 
-def test_slurm_passes_the_signal_on_waits_for_the_save_and_requeues(commands, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGUSR1, signal.SIGTERM])
+def test_slurm_passes_on_what_it_hears_alone_and_waits_for_the_save(commands, tmp_path, number):
   told = tmp_path / 'told'
   commands.script(
     'srun', f'#!/usr/bin/env bash\necho up\nuntil [[ -e {told} ]]; do sleep 0.02; done\nexit 75'
   )
   commands.script('scancel', f'#!/usr/bin/env bash\necho "scancel $*" >>"$CALLS"; touch {told}')
+  state = 'RUNNING' if number == signal.SIGUSR1 else 'COMPLETING'
+  commands.add('squeue', jobs=[f'0 {state}'])
   process = subprocess.Popen(
     ['bash', LAUNCH / 'slurm.sh', '--config=kd.py'],
     env=commands.environment | JOB, stdout=subprocess.PIPE, text=True,
   )  # fmt: skip
   assert process.stdout.readline() == 'up\n'
-  process.terminate()
+  process.send_signal(number)
+  if number == signal.SIGTERM:  # Slurm tells the processes itself
+    time.sleep(0.3)
+    assert process.poll() is None and not commands.calls()
+    told.touch()
   assert process.wait(20) == 75
-  assert commands.calls() == ['scancel --signal=TERM 7', 'scontrol requeue 7']
+  passed_on = [] if number == signal.SIGTERM else ['scancel --signal=TERM 7']
+  calls = [call for call in commands.calls() if not call.startswith('squeue')]
+  assert calls == passed_on + ['scontrol requeue 7'] * len(passed_on)
 
 
 def _job_set():
