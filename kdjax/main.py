@@ -11,6 +11,8 @@ import tempfile
 
 from absl import app, flags
 
+from kdjax import distributed
+
 _HERE = pathlib.Path(__file__).parent
 MODES = ('train', 'eval', 'predict', 'export', 'dry_run')
 
@@ -133,6 +135,7 @@ def run(do=_main) -> None:
   flags.DEFINE_bool(
     'fork', False, 'Rename run folders of another config (teacher.1, ...) and begin anew.'
   )
+  flags.DEFINE_string('distributed', '', 'Several processes: auto, or host:port,count,id.')
   flags.DEFINE_bool('traceback', False, 'Show where an error was raised.')
   flags.mark_flags_as_required(['config', 'workdir'])
   try:
@@ -141,6 +144,8 @@ def run(do=_main) -> None:
     sys.exit(f'error: {e}')
 
   def started(argv):
+    with one_line_errors():
+      distributed.start(flags.FLAGS.distributed)
     start()
     do(argv)
 

@@ -20,6 +20,7 @@ ARROWS = {
   'guard': {'log'},
   'stop': {'log'},
   'lock': set(),
+  'distributed': set(),
   'sharding': set(),
   'net': set(),
   'tasks': {'losses', 'metrics'},
@@ -39,7 +40,7 @@ ARROWS = {
     'runs', 'sharding', 'stop', 'train',
   },
   'dry': {'env', 'runs', 'train'},
-  'main': {'dry', 'jobs', 'lock', 'log', 'stop'},
+  'main': {'distributed', 'dry', 'jobs', 'lock', 'log', 'stop'},
   'reproduce': {'main', 'report', 'runs'},
   '__init__': {'predict'},
 }  # fmt: skip

@@ -48,6 +48,7 @@ def test_a_config_is_found_from_anywhere(tmp_path, monkeypatch):
     (['--config=configs/kd.py', '--workdir=w', '--config.trane.rate=1'], "did you mean 'train'"),
     (['--config=configs/kd.py', '--workdir=w', '--config.train.rate=fast'], 'train.rate'),
     (['--config=configs/kd.py:sst2', '--workdir=w', '--config.data.dir=nowhere'], 'nowhere'),
+    (['--config=configs/kd.py', '--workdir=w', '--distributed=all'], "is 'auto' (TPU pod"),
     (['--config=configs/mate_kd.py:digits', '--workdir=w'], 'method mate_kd is for text'),
   ],
 )

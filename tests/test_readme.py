@@ -14,8 +14,8 @@ def test_the_method_shown_is_the_method_that_runs():
 
 
 def test_every_file_and_config_it_names_exists():
-  for page in ('README.md', 'docs/methods.md'):
+  for page in ('README.md', 'docs/methods.md', 'launch/README.md'):
     text = (ROOT / page).read_text()
-    for name in re.findall(r'\]\((docs/[\w.]+)\)|--config=(configs/\w+\.py)', text):
+    for name in re.findall(r'\]\(((?:docs|launch)/[\w.]+)\)|--config=(configs/\w+\.py)', text):
       path = next(filter(None, name))
       assert (ROOT / path).exists() or path == 'configs/mine.py', (page, path)
