@@ -135,7 +135,7 @@ def prepare(
   """
   c, spec, text = read(c)
   _check_unlabelled(c, spec, masked)
-  mesh = sharding.make_mesh(c.mesh.data)
+  mesh = sharding.make_mesh(**c.mesh)
   sharding.check_batch(mesh, c.train.batch_size, c.train.accumulate, 'train.batch_size')
   sharding.check_batch(mesh, c.eval.batch_size, 1, 'eval.batch_size')
   teacher = student = generator = None
