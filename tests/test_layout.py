@@ -14,6 +14,8 @@ import sys
 
 import pytest
 
+from kdjax import augment
+
 ROOT = pathlib.Path(__file__).parent.parent
 V, WIDE, NARROW = 50_265, 1024, 768
 
@@ -60,7 +62,7 @@ def _check_bytes(layers: int, **more):
 
 
 def test_a_device_holds_an_eighth_of_the_teacher_at_full_depth():
-  _check_bytes(24, nocompile='')
+  _check_bytes(24, compile=False)
 
 
 def test_the_compiled_step_takes_what_the_table_says():
@@ -72,10 +74,40 @@ def test_no_temporary_grows_with_the_devices():
   assert many < 1.02 * few
 
 
-def test_kd_gathers_each_kernel_of_the_teacher_once_and_no_table():
+def test_kd_gathers_each_kernel_of_the_teacher_once_and_no_table_of_it():
   for devices in (8, 64):
     found = _gathered(_split(4, devices))
-    assert not [shape for _, shape in found if V in shape]
     kernels, _ = _sizes(4, WIDE)
     square = sum(n * math.prod(s) for n, s in found if min(s, default=0) >= WIDE)
     assert square == kernels - 2 * WIDE  # the last one, of two classes, is small
+    # Of tables, the student's gradient: computed in parts by width, whole where it is added.
+    assert [(n, s) for n, s in found if V in s] == [(1, (V, NARROW))]
+
+
+def test_a_projection_gathers_nothing_of_a_whole_table_and_a_split_one_once_by_blocks():
+  kd, whole = (_gathered(_split(4, 8, **how)) for how in ({}, dict(method='augpro')))
+  assert _large(whole) == _large(kd)
+  split = _gathered(_step(layers=4, devices=8, fsdp=8, method='augpro'))
+  blocks = -(-V // augment._BLOCK)
+  assert (blocks, (NARROW, augment._BLOCK)) in split
+  assert not [s for _, s in split if V in s]
+
+
+def _large(gathered) -> list:
+  return [(n, s) for n, s in gathered if math.prod(s) > 2**18]
+
+
+def test_a_step_of_tensor_parallel_devices_sends_activations_where_it_sent_kernels():
+  """Of the teacher: two all-reduces a block, of its rows, and kernels gathered by halves."""
+  found = _step(layers=4, devices=8, fsdp=4, tensor=2)
+  shapes = [s for _, s in _gathered(found)]
+  assert (WIDE, 4 * WIDE) not in shapes and (WIDE, 2 * WIDE) in shapes
+  sums = found['collectives']['all-reduce']
+  assert sum(n * ss.count(f'f32[8,128,{WIDE}]') for n, ss, _ in sums) == 2 * 4
+
+
+@pytest.mark.slow
+def test_at_full_depth_too():
+  _check_bytes(24)
+  few, many = (_split(24, devices)['temporary'] for devices in (8, 64))
+  assert many < 1.02 * few
