@@ -96,7 +96,13 @@ def split(module: nnx.Module) -> tuple[Net, Params]:
         e_BLE = sharding.constrain(e_BLE, 'data', None, axes)
     return sharding.constrain(e_BLE, sharding.ROWS)
 
-  cut = Net(embed, *(method(name) for name in ('encode', 'table', 'decode')))
+  def encode(params, e_BLE, *args):
+    # Rows stay where they are, and kernels come to them: of embeddings that a method has put
+    # together, XLA once spread the width over the devices, and the whole batch's rows on each.
+    out = method('encode')(params, sharding.constrain(e_BLE, sharding.ROWS), *args)
+    return out._replace(hidden=sharding.constrain(out.hidden, None, sharding.ROWS))
+
+  cut = Net(embed, encode, method('table'), method('decode'))
   cut = dataclasses.replace(cut, row=getattr(module, 'row', _IDS))
   return cut, nnx.to_pure_dict(state)
 

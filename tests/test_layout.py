@@ -106,6 +106,15 @@ def test_a_step_of_tensor_parallel_devices_sends_activations_where_it_sent_kerne
   assert sum(n * ss.count(f'f32[8,128,{WIDE}]') for n, ss, _ in sums) == 2 * 4
 
 
+def test_text_of_one_hots_gathers_each_table_once_and_no_device_sees_all_rows():
+  found = _step(layers=4, devices=8, fsdp=8, method='mate_kd', player='generator')
+  # The generator decodes by its table; student and teacher read one-hots by theirs.
+  tables = sorted((n, s) for n, s in _gathered(found) if V in s)
+  assert tables == [(1, (V, WIDE)), (2, (V, NARROW))]
+  every = [s for rows in found['collectives'].values() for _, ss, _ in rows for s in ss]
+  assert not [s for s in every if s.startswith('f32[64,128,')]
+
+
 @pytest.mark.slow
 def test_at_full_depth_too():
   _check_bytes(24)
