@@ -29,7 +29,7 @@ def config(task: str, method: str) -> ConfigDict:
   c.train = _train()
   c.eval = ConfigDict(dict(batch_size=64, model='', split=''))
   c.export = ConfigDict(dict(dir=''))
-  c.mesh = ConfigDict(dict(data=-1))  # devices; -1: all there are
+  c.mesh = _mesh()
   c.baselines = ConfigDict()
   for name in _names():
     c.baselines.update(_methods(name))
@@ -66,6 +66,17 @@ def _of_images(c: ConfigDict) -> None:
     on_images = getattr(importlib.import_module(f'configs.{name}'), 'on_images', dict)
     for method, fields in on_images().items():
       c.baselines[method].update(fields)
+
+
+def _mesh() -> ConfigDict:
+  c = ConfigDict()
+  # Devices along each axis. A batch is split over data x fsdp, parameters over fsdp x tensor by the
+  # rules of kdjax/sharding.py; docs/scaling.md says what to take when.
+  c.data = -1  # -1: all that are left
+  c.fsdp = 1
+  c.tensor = 1
+  c.whole = ''  # of teacher, student, generator, by commas: who is not split: 'student'
+  return c
 
 
 def _task(name: str) -> ConfigDict:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdjax import env, runs, train
+from kdjax import env, jobs, runs, train
 
 
 def show(plan: env.Plan, rows: int = 3) -> None:
@@ -33,7 +33,8 @@ def show(plan: env.Plan, rows: int = 3) -> None:
   print('\nruns:')
   for name in runs.order(c):
     _line(name, *train.total_steps(runs.fields(c, name), len(data.index)), plan)
-  print(f'\ndevices: {plan.mesh.shape["data"]} x {plan.mesh.devices.flat[0].device_kind}')
+  for name in runs.order(c):
+    print(f'\n{name}, {jobs.layout(plan, name)}')
 
 
 def _lengths(data, max_length: int) -> str:

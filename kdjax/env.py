@@ -135,14 +135,14 @@ def prepare(
   """
   c, spec, text = read(c)
   _check_unlabelled(c, spec, masked)
-  mesh = sharding.make_mesh(c.mesh.data)
+  mesh = sharding.make_mesh(**c.mesh)
   sharding.check_batch(mesh, c.train.batch_size, c.train.accumulate, 'train.batch_size')
   sharding.check_batch(mesh, c.eval.batch_size, 1, 'eval.batch_size')
   teacher = student = generator = None
   mismatch = ''
   if 'student' in cast:
     head = 'mlm' if masked else 'classify'
-    teacher = roles.teacher(c, spec, finished.get('teacher'), head)
+    teacher = _onto(mesh, roles.teacher(c, spec, finished.get('teacher'), head))
     student = roles.student(c, spec, teacher, head)
     if not spec.images:
       mismatch = tokens.same_ids(teacher.tokenizer, student.tokenizer)
@@ -163,6 +163,13 @@ def prepare(
     data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir) | data
   world = make(c, spec, learner, teacher, student and generator, mismatch)
   return Plan(c, spec, text, teacher, student, generator, data, world, mesh, workdir)
+
+
+def _onto(mesh, teacher: roles.Model) -> roles.Model:
+  """The teacher on the mesh: the largest of them all, and no whole copy of it stays behind."""
+  params = net.split(teacher.module)[1]
+  placed = sharding.place(dict(teacher=params), mesh)['teacher']
+  return teacher._replace(module=net.fill(teacher.module, placed))
 
 
 def _check_unlabelled(c, spec: tasks.Spec, masked: bool) -> None:

@@ -14,12 +14,13 @@ Forward = Callable[..., jax.Array]
 
 def forward(net, mesh) -> Forward:
   """Jitted (params, batch) -> logits f32[B, C], deterministic, rows split over the mesh."""
-  same, rows = sharding.replicated(mesh), sharding.rows(mesh)
-  return jax.jit(
-    lambda params, batch: net(params, batch).logits,
-    in_shardings=(same, rows),
-    out_shardings=rows,
-  )
+  return compiled(lambda params, batch: net(params, batch).logits, mesh)
+
+
+def compiled(function, mesh) -> Forward:
+  """Jitted (params, batch) -> rows; parameters as they lie."""
+  rows = sharding.rows(mesh)
+  return jax.jit(sharding.under(mesh, function), in_shardings=(None, rows), out_shardings=rows)
 
 
 def logits(

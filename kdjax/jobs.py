@@ -124,26 +124,22 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   workdir.mkdir(parents=True, exist_ok=True)
   report.write_json(workdir / 'run.json', runs.asked(c, name))
   began = time.perf_counter()
-  cut, params = _cut(plan, name, model)
-  world = env.make(c, plan.spec, model, **others, mismatch=plan.env.mismatch)
-  world = world._replace(student=dataclasses.replace(world.student, view=cut.view))
-  params = {'student': params} | {role: net.split(m.module)[1] for role, m in others.items()}
+  cut, params, method = _staged(plan, name, model, others)
   scorer, split = _scorer(plan, name, cut), plan.spec.evaluation[0]
   score = lambda params: scorer(params, plan.data[split])  # noqa: E731
   before = {}
   if guesses:
     before['before'] = score(params['student'])
     _say(f'{name}, untrained', before['before'])
-  own = runs.block(c, name)
   found = train.fit(
-    methods.get(own.name)(own, world),
+    method,
     params,
     plan.data['train'],
     score,
     runs.fields(c, name),
     c.data.buckets,
     workdir,
-    plan.mesh,
+    sharding.learner(plan.mesh, name),
     name,
   )
   if guesses:
@@ -164,6 +160,31 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   roles.save(model, workdir / 'model', labels, card)
   report.write_json(workdir / 'result.json', result)
   return model
+
+
+def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):
+  """(net of what is trained, all parameters by role, method) of a run."""
+  cut, params = _cut(plan, name, model)
+  world = env.make(plan.c, plan.spec, model, **others, mismatch=plan.env.mismatch)
+  world = world._replace(student=dataclasses.replace(world.student, view=cut.view))
+  params = {'student': params} | {role: net.split(m.module)[1] for role, m in others.items()}
+  own = runs.block(plan.c, name)
+  return cut, params, methods.get(own.name)(own, world)
+
+
+def layout(plan: env.Plan, name: str) -> str:
+  """Where the arrays of a run will lie, and their bytes on a device; nothing is computed."""
+  model, others = plan.student, {'teacher': plan.teacher}
+  if name in ('teacher', 'generator'):
+    model, others = getattr(plan, name), {}
+  elif runs.uses_generator(plan.c, name):
+    others['generator'] = plan.generator
+  _, params, method = _staged(plan, name, model, others)
+  data, c = plan.data['train'], runs.fields(plan.c, name)
+  mesh = sharding.learner(plan.mesh, name)
+  total = train.total_steps(c, len(data.index))[0]
+  state, frozen, _ = train.shapes(method, params, data, c, total, mesh)
+  return sharding.table(train.groups(state, frozen), mesh)
 
 
 def _say(name: str, scores: dict[str, float]) -> None:
@@ -197,7 +218,6 @@ def _rows(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
   for name, model in models.items():
     cut, params = _cut(plan, name, model)
     forward, score = evaluate.forward(cut, plan.mesh), _scorer(plan, name, cut)
-    params = sharding.everywhere(params, plan.mesh)
     rows[name] = dict(parameters=model.parameters)
     for split in splits:
       rows[name][split] = score(params, plan.data[split])
@@ -211,6 +231,8 @@ def _cut(plan, name: str, model: roles.Model):
   """(net, parameters); the teacher reads its own token ids where they are others."""
   cut, params = net.split(model.module)
   view = plan.env.teacher.view if name == 'teacher' else ''
+  role = name if name in sharding.ROLES else 'student'
+  params = sharding.place({role: params}, plan.mesh)[role]
   return dataclasses.replace(cut, view=view), params
 
 
@@ -258,8 +280,7 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
     score = lambda split: scorer(params, plan.data[split])  # noqa: E731
   else:
     c, spec, text = env.read(c)
-    options = dict(batch_size=c.eval.batch_size, max_length=c.data.max_length)
-    classifier = predict.load(str(where), **options)
+    classifier = _classifier(c, where)
     classifier.check(spec)
     score = lambda split: classifier.score(text.splits[split], spec)  # noqa: E731
   out = {}
@@ -275,6 +296,11 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   return out
 
 
+def _classifier(c, where: pathlib.Path) -> predict.Classifier:
+  mesh = sharding.make_mesh(**c.mesh)
+  return predict.load(str(where), c.eval.batch_size, c.data.max_length, mesh)
+
+
 def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
   """Write predictions of the chosen model for a split, as csv."""
   if runs.masked(c):
@@ -288,7 +314,7 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
   )
   if split not in text.splits:
     raise ValueError(f'no split {split!r} in {text.origin}: there are {", ".join(text.splits)}')
-  classifier = predict.load(str(where), batch_size=c.eval.batch_size, max_length=c.data.max_length)
+  classifier = _classifier(c, where)
   path = workdir / f'predictions.{split}.csv'
   classifier.write(text.splits[split], path)
   print(f'{len(text.splits[split].first)} predictions of {where} in {path}')

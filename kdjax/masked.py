@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import evaluate, net, sharding
+from kdjax import evaluate, net
 from kdjax.data import batches
 from kdjax.methods import masking
 
@@ -41,8 +41,7 @@ def scorer(
     real_BK = slots_BK < L
     return jnp.stack([(x * real_BK).sum(1) for x in (nll_BK, right_BK, jnp.ones_like(nll_BK))], 1)
 
-  same, rows = sharding.replicated(mesh), sharding.rows(mesh)
-  run = jax.jit(guesses, in_shardings=(same, rows), out_shardings=rows)
+  run = evaluate.compiled(guesses, mesh)
 
   def score(params, data: batches.Dataset) -> dict[str, float]:
     found = evaluate.logits(run, params, data, batch_size, buckets, mesh).astype(np.float64)

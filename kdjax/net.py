@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from kdjax import sharding
+
 Params = dict[str, Any]  # nested dicts of arrays, string keys
 Batch = dict[str, jax.Array]
 
@@ -82,7 +84,25 @@ def split(module: nnx.Module) -> tuple[Net, Params]:
   def method(name):
     return lambda params, *args: getattr(nnx.merge(graph, params), name)(*args)
 
-  cut = Net(*(method(name) for name in ('embed', 'encode', 'table', 'decode')))
+  def embed(params, x):
+    # The word table is split by width. Each device looks up the rows of all that share its parts
+    # with it, and they exchange: left alone, XLA would collect the whole batch, or the table.
+    words = x.ndim == 2
+    if words:
+      x = sharding.constrain(x, 'data')
+    e_BLE = method('embed')(params, x)
+    if words:
+      for axes in (sharding.BOTH, 'fsdp'):
+        e_BLE = sharding.constrain(e_BLE, 'data', None, axes)
+    return sharding.constrain(e_BLE, sharding.ROWS)
+
+  def encode(params, e_BLE, *args):
+    # Rows stay where they are, and kernels come to them: of embeddings that a method has put
+    # together, XLA once spread the width over the devices, and the whole batch's rows on each.
+    out = method('encode')(params, sharding.constrain(e_BLE, sharding.ROWS), *args)
+    return out._replace(hidden=sharding.constrain(out.hidden, None, sharding.ROWS))
+
+  cut = Net(embed, encode, method('table'), method('decode'))
   cut = dataclasses.replace(cut, row=getattr(module, 'row', _IDS))
   return cut, nnx.to_pure_dict(state)
 

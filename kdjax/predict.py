@@ -62,7 +62,7 @@ class Classifier:
   Of regression, scores f32[n]. labels: class names, in the order of the columns; () for regression.
   """
 
-  def __init__(self, module, config, tokenizer, batch_size: int, max_length: int):
+  def __init__(self, module, config, tokenizer, batch_size: int, max_length: int, mesh=None):
     if isinstance(config, vision_files.Config):
       self._reader, buckets = Images(config.shape), ()
     elif tokenizer is None:
@@ -76,12 +76,11 @@ class Classifier:
     self.kind = kinds.get(config.problem_type, fallback)
     names = (config.id2label[i] for i in range(config.num_labels))
     self.labels = () if self.kind == 'regression' else tuple(names)
-    self._mesh = sharding.make_mesh()
+    self._mesh = mesh or sharding.make_mesh()
     cut, params = net.split(module)
-    self._params = sharding.everywhere(params, self._mesh)
+    self._params = sharding.place(params, self._mesh)
     self._forward = evaluate.forward(cut, self._mesh)
-    devices = self._mesh.shape['data']
-    self._batch_size = -(-batch_size // devices) * devices
+    self._batch_size = -(-batch_size // self._mesh.rows) * self._mesh.rows
     self._buckets = buckets
 
   def __call__(self, inputs: Inputs) -> np.ndarray:
@@ -136,8 +135,11 @@ class Classifier:
     spare.replace(path)
 
 
-def load(dir_or_id: str, batch_size: int = 64, max_length: int = 128) -> Classifier:
-  """A classifier from a HuggingFace folder or id, or a folder of a model of images: kdjax.load."""
+def load(dir_or_id: str, batch_size: int = 64, max_length: int = 128, mesh=None) -> Classifier:
+  """A classifier from a HuggingFace folder or id, or a folder of a model of images: kdjax.load.
+
+  mesh: of sharding.make_mesh; None: whole on every device.
+  """
   if vision_files.holds(dir_or_id):
-    return Classifier(*vision_files.load(dir_or_id), None, batch_size, max_length)
-  return Classifier(*hf.load(str(dir_or_id)), batch_size=batch_size, max_length=max_length)
+    return Classifier(*vision_files.load(dir_or_id), None, batch_size, max_length, mesh)
+  return Classifier(*hf.load(str(dir_or_id)), batch_size, max_length, mesh)

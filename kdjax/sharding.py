@@ -1,52 +1,191 @@
-"""The device mesh and where arrays lie on it."""
+"""The device mesh, the one table of rules, and where arrays lie by them.
+
+Axes: data, rows of a batch; fsdp, rows too, and parameters with all that mirrors them; tensor, the
+inside of attention and feed-forward. A batch is split over data and fsdp together: devices that
+hold different parts of the parameters also work on different rows.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+AXES = ('data', 'fsdp', 'tensor')
+ROWS = ('data', 'fsdp')
+BOTH = ('fsdp', 'tensor')
+ROLES = ('teacher', 'student', 'generator')
+
+# The end of a parameter's path -> where its last axes are split; the first that fits. Optimizer
+# states and gradients mirror the parameters, paths included. What fits none is whole: vectors, and
+# tables of positions and types (2 MB of 1.4 GB). The word table is split by width: 50,265 or
+# 30,522 words divide by no mesh, and its rows could be padded only in the model and its files.
+RULES = (
+  ('bank', (ROWS, None)),
+  ('word/table', (None, BOTH)),
+  ('(query|key|value|up)/kernel', ('fsdp', 'tensor')),
+  ('(query|key|value|up)/bias', ('tensor',)),
+  ('(mix|down)/kernel', ('tensor', 'fsdp')),
+  ('kernel', ('fsdp', None)),
+)
 
 
-def make_mesh(data: int = -1) -> Mesh:
-  """A mesh with one axis, 'data': -1 takes every device.
+class Mesh(NamedTuple):
+  """Devices along the axes, and the roles that lie whole on each of them."""
 
-  Auto axes: jax.make_mesh defaults to Explicit ones, under which table lookups need annotations.
+  devices: jax.sharding.Mesh
+  whole: tuple[str, ...] = ()
+
+  @property
+  def rows(self) -> int:
+    """Parts that the rows of a batch are split into."""
+    return math.prod(self.devices.shape[axis] for axis in ROWS)
+
+  def __str__(self) -> str:
+    shape = self.devices.shape
+    sizes = ' x '.join(f'{axis} {shape[axis]}' for axis in AXES)
+    return f'{sizes} = {self.devices.size} x {self.devices.devices.flat[0].device_kind}'
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, whole: str = '') -> Mesh:
+  """A mesh of the first data x fsdp x tensor devices; data=-1 takes all that are left.
+
+  whole: of teacher, student, generator, by commas: who is not split.
+
+  Raises:
+    ValueError: that many devices there are not, or no such role.
   """
   devices = jax.devices()
-  data = len(devices) if data == -1 else data
-  if not 1 <= data <= len(devices):
-    raise ValueError(f'mesh.data={data}, but there are {len(devices)} devices')
-  return jax.make_mesh((data,), ('data',), axis_types=(AxisType.Auto,), devices=devices[:data])
+  have, inner = len(devices), fsdp * tensor
+  for axis, size in dict(fsdp=fsdp, tensor=tensor, data=1 if data == -1 else data).items():
+    if size < 1:
+      raise ValueError(f'config.mesh.{axis}={size}: at least 1{", or -1" * (axis == "data")}')
+  if data == -1:
+    if have % inner:
+      raise ValueError(
+        f'config.mesh: fsdp={fsdp} x tensor={tensor} does not divide {have} devices: set '
+        'config.mesh.data too, to use some of them'
+      )
+    data = have // inner
+  if data * inner > have:
+    raise ValueError(
+      f'config.mesh: data={data} x fsdp={fsdp} x tensor={tensor} = {data * inner} devices, but '
+      f'there are {have} devices'
+    )
+  names = tuple(name.strip() for name in whole.split(',') if name.strip())
+  if not set(names) <= set(ROLES):
+    raise ValueError(f'config.mesh.whole={whole!r} names others than {", ".join(ROLES)}')
+  # Auto axes: jax.make_mesh defaults to Explicit ones, under which lookups need annotations.
+  sizes, kinds = (data, fsdp, tensor), (AxisType.Auto,) * 3
+  return Mesh(jax.make_mesh(sizes, AXES, kinds, devices=devices[: data * inner]), names)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   """The whole array on every device."""
-  return NamedSharding(mesh, PartitionSpec())
+  return NamedSharding(mesh.devices, PartitionSpec())
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-  """The first axis split over the data axis."""
-  return NamedSharding(mesh, PartitionSpec('data'))
+  """The first axis split as the rows of a batch."""
+  return NamedSharding(mesh.devices, PartitionSpec(ROWS))
 
 
-def banks(state, mesh: Mesh):
-  """Shardings of a training state: what is named 'bank' is split by rows, the rest is whole.
+def lay(tree: Any, mesh: Mesh) -> Any:
+  """Shardings by the rules, of parameters by name of role, or of what mirrors them."""
+  found = functools.partial(_found, mesh=mesh)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: NamedSharding(mesh.devices, found(_name(path), leaf.shape)[0]), tree
+  )
 
-  A bank whose rows do not divide over the devices stays whole.
-  """
 
-  def lay(path, leaf):
-    named = any(getattr(key, 'key', None) == 'bank' for key in path)
-    return rows(mesh) if named and leaf.shape[0] % mesh.shape['data'] == 0 else replicated(mesh)
+def _found(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, bool]:
+  """(where an array lies, whether a rule's axis was left out since a size does not divide)."""
+  for end, axes in RULES:
+    if re.search(f'(^|/)({end})$', path) and len(shape) >= len(axes):
+      break
+  else:
+    return PartitionSpec(), False
+  if end != 'bank' and set(path.split('/')) & set(mesh.whole):
+    return PartitionSpec(), False
+  axes = (None,) * (len(shape) - len(axes)) + axes
+  spec, left = [], False
+  for size, wanted in zip(shape, axes, strict=True):
+    taken, parts = (), 1
+    for axis in (wanted,) if isinstance(wanted, str) else wanted or ():
+      n = mesh.devices.shape[axis]
+      fits = size % (parts * n) == 0
+      left |= not fits
+      if fits and n > 1:
+        taken, parts = (*taken, axis), parts * n
+    spec.append(taken if len(taken) > 1 else taken[0] if taken else None)
+  while spec and spec[-1] is None:
+    spec.pop()
+  return PartitionSpec(*spec), left
 
-  return jax.tree_util.tree_map_with_path(lay, state)
+
+def _name(path) -> str:
+  fields = ('key', 'name', 'idx')
+  return '/'.join(str(next(getattr(key, f) for f in fields if hasattr(key, f))) for key in path)
+
+
+def table(groups: dict[str, Any], mesh: Mesh) -> str:
+  """Where everything lies, for a reader: by group and rule, the bytes in all and on one device."""
+  lines, odd, total = [('', 'split over', 'arrays', 'bytes', 'on a device')], [], [0, 0]
+  for group, tree in groups.items():
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path({group: tree}):
+      name = _name(path)
+      spec, left = _found(name, leaf.shape, mesh)
+      size = math.prod(leaf.shape) * leaf.dtype.itemsize
+      part = math.prod(NamedSharding(mesh.devices, spec).shard_shape(leaf.shape))
+      row = found.setdefault(spec, [0, 0, 0])
+      for i, n in enumerate((1, size, part * leaf.dtype.itemsize)):
+        row[i] += n
+      odd += [f'{name} {list(leaf.shape)}'] * left
+    for spec, (n, size, part) in sorted(found.items(), key=lambda row: -row[1][1]):
+      total = [total[0] + size, total[1] + part]
+      lines.append((group, _shown(spec), str(n), _bytes(size), _bytes(part)))
+      group = ''
+  lines.append(('all', '', '', *map(_bytes, total)))
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  text = [f'devices: {mesh}']
+  for group, spec, *numbers in lines:
+    cells = [f'{group:<{widths[0]}}', f'{spec:<{widths[1]}}']
+    cells += [f'{v:>{w}}' for v, w in zip(numbers, widths[2:], strict=True)]
+    text.append('  ' + '  '.join(cells))
+  if odd:
+    more = f' and {len(odd) - 3} more' if len(odd) > 3 else ''
+    text.append(f'  a size that an axis does not divide is whole on it: {", ".join(odd[:3])}{more}')
+  return '\n'.join(text)
+
+
+def held(tree: Any, mesh: Mesh) -> int:
+  """Bytes of it on one device."""
+  pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(lay(tree, mesh)), strict=True)
+  return sum(math.prod(at.shard_shape(x.shape)) * x.dtype.itemsize for x, at in pairs)
+
+
+def _shown(spec: PartitionSpec) -> str:
+  parts = ['+'.join((p,) if isinstance(p, str) else p or ('-',)) for p in spec]
+  return f'[{", ".join(parts)}]' if parts else 'nothing: whole'
+
+
+def _bytes(n: int) -> str:
+  return f'{n / 1e9:.2f} GB' if n >= 1e9 else f'{n / 1e6:.2f} MB' if n >= 1e4 else f'{n} B'
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int, field: str) -> None:
   """ValueError unless the batch splits evenly over devices and accumulation."""
-  parts = mesh.shape['data'] * accumulate
+  parts = mesh.rows * accumulate
   if batch_size % parts:
+    data, fsdp = (mesh.devices.shape[axis] for axis in ROWS)
     raise ValueError(
-      f'{field}={batch_size} does not split over {mesh.shape["data"]} devices x {accumulate} '
-      f'accumulated parts: make it a multiple of {parts}'
+      f'config.{field}={batch_size} does not split over {mesh.rows} devices (mesh.data={data} x '
+      f'mesh.fsdp={fsdp}) x {accumulate} accumulated parts: make it a multiple of {parts}'
     )
 
 
@@ -55,6 +194,31 @@ def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   return jax.device_put(batch, rows(mesh))
 
 
-def everywhere(params, mesh: Mesh):
-  """Parameters onto every device of the mesh."""
-  return jax.device_put(params, replicated(mesh))
+def place(tree: Any, mesh: Mesh) -> Any:
+  """Parameters by name of role, or what mirrors them, onto the mesh by the rules."""
+  return jax.device_put(tree, lay(tree, mesh))
+
+
+def learner(mesh: Mesh, name: str) -> Mesh:
+  """The mesh of a run whose 'student', as every run calls what it trains, has this role."""
+  if name not in ROLES:
+    return mesh
+  return mesh._replace(whole=('student',) if name in mesh.whole else ())
+
+
+def under(mesh: Mesh, function: Callable) -> Callable:
+  """The function, traced where `constrain` knows of the mesh."""
+
+  @functools.wraps(function)
+  def traced(*args):
+    with jax.sharding.use_abstract_mesh(mesh.devices.abstract_mesh):
+      return function(*args)
+
+  return traced
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+  """An intermediate array laid out so, under a mesh; the same array where there is none."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -42,16 +42,17 @@ def make_step(
   optimizer,
   mesh,
   layout=None,
+  frozen_layout=None,
   accumulate: int = 1,
   skip: bool = False,
 ) -> Callable:
   """Jitted (state, frozen, batch, key) -> (state, metrics) of one player's turn.
 
-  frozen: parameters that nobody owns; they get no gradient. layout: shardings of the state, None
-  where it is whole on every device. The state is donated. With accumulate = A, the batch goes
-  through the loss in A parts, and one update follows the mean gradient; a method's in-batch
-  partners are then those of the part. skip: a step whose loss or gradient is not finite changes
-  nothing but the step's number, and is counted as `skipped`.
+  frozen: parameters that nobody owns; they get no gradient. layout, frozen_layout: shardings of the
+  state and of those, None where they are whole on every device. The state is donated. With
+  accumulate = A, the batch goes through the loss in A parts, and one update follows the mean
+  gradient; a method's in-batch partners are then those of the part. skip: a step whose loss or
+  gradient is not finite changes nothing but the step's number, and is counted as `skipped`.
   """
 
   def step(state: TrainState, frozen, batch, key):
@@ -62,16 +63,22 @@ def make_step(
     def loss(owned, memory, batch, key):
       return player.loss(rest | owned, memory, batch, key)
 
+    def mirrored(grads):  # as the parameters lie: never whole where those are split
+      if layout is None:
+        return grads
+      own = {k: layout.params[k] for k in owned}
+      return jax.lax.with_sharding_constraint(grads, own)
+
     def part(carry, x):
       memory, total = carry
       (value, (memory, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(owned, memory, *x)
-      total = jax.tree.map(lambda a, b: a + b / accumulate, total, grads)
+      total = jax.tree.map(lambda a, b: a + b / accumulate, total, mirrored(grads))
       return (memory, total), metrics | dict(loss=value)
 
     # Each device's own rows are dealt out among the parts: nothing moves between devices.
     parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
     keys = jax.random.split(key, accumulate)
-    zeros = jax.tree.map(jnp.zeros_like, owned)
+    zeros = mirrored(jax.tree.map(jnp.zeros_like, owned))
     if accumulate == 1:
       carry, metrics = part((state.memory, zeros), (batch, keys[0]))
     else:
@@ -90,11 +97,11 @@ def make_step(
     return new, {f'{name}/{k}': v for k, v in metrics.items()}
 
   same, rows = sharding.replicated(mesh), sharding.rows(mesh)
-  layout = layout or same
+  inside = layout or same
   return jax.jit(
-    step,
-    in_shardings=(layout, same, rows, same),
-    out_shardings=(layout, same),
+    sharding.under(mesh, step),
+    in_shardings=(inside, frozen_layout or same, rows, same),
+    out_shardings=(inside, same),
     donate_argnums=0,
   )
 
@@ -123,21 +130,46 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
     name: optim.make(c, turns[name], total, **player.optimizer)
     for name, player in method.players.items()
   }
-  same = sharding.replicated(mesh)
   # A copy: the state is donated, and the caller's parameters (another run's start) must survive.
   trained = jax.tree.map(jnp.copy, {k: v for k, v in params.items() if k in owned})
+  trained = sharding.place(trained, mesh)  # and the optimizer's zeros lie as they do
   opt = {
     name: makers[name].init({k: trained[k] for k in player.owns})
     for name, player in method.players.items()
   }
   state = TrainState(jnp.zeros((), jnp.int32), trained, opt, memory)
   frozen = {k: v for k, v in params.items() if k not in owned}
-  layout = sharding.banks(state, mesh)
+  layout = TrainState(
+    sharding.replicated(mesh),
+    sharding.lay(trained, mesh),
+    {name: sharding.lay(own, mesh) for name, own in opt.items()},
+    sharding.lay(memory, mesh),
+  )
+  frozen_layout, skip = sharding.lay(frozen, mesh), c.nonfinite == 'skip'
   steps = {
-    name: make_step(name, player, makers[name], mesh, layout, c.accumulate, c.nonfinite == 'skip')
+    name: make_step(name, player, makers[name], mesh, layout, frozen_layout, c.accumulate, skip)
     for name, player in method.players.items()
   }
-  return Game(jax.device_put(state, layout), jax.device_put(frozen, same), steps, k_step)
+  return Game(jax.device_put(state, layout), jax.device_put(frozen, frozen_layout), steps, k_step)
+
+
+def shapes(method: base.Method, params, data, c, total: int, mesh):
+  """(state, frozen, steps) of `start`, where shapes stand for arrays: nothing is computed."""
+  made = {}
+
+  def run(params):
+    game = start(method, params, data, c, total, mesh)
+    made.update(game.steps)
+    return game.state, game.frozen
+
+  return *jax.eval_shape(run, params), made
+
+
+def groups(state: TrainState, frozen: dict[str, Any]) -> dict[str, Any]:
+  """What lies on the mesh, by name: each role's parameters, optimizers, memory; for a table."""
+  optimizers = {f'optimizer of {name}': opt for name, opt in state.opt.items()}
+  found = frozen | state.params | optimizers | dict(memory=state.memory)
+  return {name: tree for name, tree in found.items() if jax.tree.leaves(tree)}
 
 
 def total_steps(c, examples: int) -> tuple[int, int]:
@@ -179,6 +211,7 @@ def fit(
   )
   game = start(method, params, data, c, total, mesh)
   state = game.state
+  log.logger.info(sharding.table(groups(state, game.frozen), mesh))
   last = checkpoint.Store(workdir / 'checkpoints' / 'last', c.keep)
   # Two: a run that is killed between its two saves goes on from the best before the newest.
   best = checkpoint.Store(workdir / 'checkpoints' / 'best', keep=2)

@@ -175,6 +175,31 @@ def test_a_dry_run_trains_and_writes_nothing(rng, tmp_path, capsys):
   assert '96 rows' in said and 'teacher: 4 steps' in said and '[CLS]' in said
 
 
+def test_a_run_on_a_split_mesh_trains_scores_and_predicts(rng, tmp_path, capsys, caplog):
+  from kdjax import dry
+
+  mesh = {'mesh.data': 1, 'mesh.fsdp': 2, 'mesh.tensor': 2, 'mesh.whole': 'student'}
+  c = toy.config('kd', tmp_path, rng, **mesh, compare='')
+  plan = jobs.prepare(c, tmp_path / 'work')
+  dry.show(plan)
+  said = capsys.readouterr().out
+  table = 'devices: data 1 x fsdp 2 x tensor 2 = 4 x cpu'
+  assert f'teacher, {table}' in said and f'kd, {table}' in said
+  assert '  optimizer of student  [fsdp, tensor] ' in said.split('kd, devices')[0]
+  assert '  optimizer of student  nothing: whole ' in said.split('kd, devices')[1]
+  caplog.set_level('INFO', 'kdjax')
+  rows = jobs.run(plan)
+  assert caplog.text.count(table) == 2
+  scores = jobs.evaluation(c, tmp_path / 'work')
+  assert scores['validation'] == pytest.approx(rows['kd']['validation'])
+  assert len(jobs.prediction(c, tmp_path / 'work').read_text().splitlines()) == 41
+  # The same folder on one device: what is finished is read, whatever it was laid out for.
+  c.mesh.update(dict(data=1, fsdp=1, tensor=1, whole=''))
+  again = jobs.run(jobs.prepare(c, tmp_path / 'work'))
+  for name in ('teacher', 'kd'):
+    assert again[name]['validation'] == pytest.approx(rows[name]['validation'])
+
+
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
   """A folder whose teacher and generator are trained by the first test that needs them."""

@@ -47,7 +47,9 @@ def view(c, env) -> blend.Part:
     tokens = batch['tokens']
     partner = jax.random.permutation(k_pair, tokens.shape[0])
     e_BLE = space.embed(params[c.table], tokens)
-    mixed = augment.mixup(e_BLE, e_BLE[partner], lam_of(k_lam, tokens.shape))
+    # Tokens change places, not embeddings: the former are few bytes to send to another device.
+    other_BLE = space.embed(params[c.table], tokens[partner])
+    mixed = augment.mixup(e_BLE, other_BLE, lam_of(k_lam, tokens.shape))
     # Special tokens and padding keep their place: nothing is mixed with them.
     usable = batch['maskable'] & batch['maskable'][partner]
     return mixed, usable, jnp.stack([tokens, tokens[partner]], -1)

@@ -37,7 +37,8 @@ def term(c, env) -> blend.Part:
     return layers.choose(c[field], blocks, field=field)
 
   def init(key, params, data):
-    index, order, low, high = banks.shelve(data.index, data.label, c.margin)
+    with jax.ensure_compile_time_eval():  # labels are known where only shapes are asked for
+      index, order, low, high = banks.shelve(data.index, data.label, c.margin)
     k_heads, k_banks = jax.random.split(key)
     heads, stored = {}, {}
     for n, name in enumerate(MODELS):

@@ -34,8 +34,10 @@ def view(c, env) -> blend.Part:
     new, mixed = dict(batch), {}
     for name in ('student', 'teacher'):
       net = getattr(env, name)
-      e_BLE = net.embed(params[name], batch[net.view + 'tokens'])
-      mixed[name] = augment.mixup(e_BLE, e_BLE[partner_B], lam_B)
+      tokens = batch[net.view + 'tokens']
+      # Tokens change places, not embeddings: few bytes to send to another device.
+      pair = (net.embed(params[name], t) for t in (tokens, tokens[partner_B]))
+      mixed[name] = augment.mixup(*pair, lam_B)
       mask_BL = net.mask(batch)
       new[net.view + 'mask'] = mask_BL | mask_BL[partner_B]
 
