@@ -26,6 +26,7 @@ from kdjax import log
 
 CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 GRACE = 25.0  # seconds
+ECHO = 2.0  # seconds in which one SIGTERM more is the same: launchers pass theirs on beside ours
 
 _told = threading.Event()  # this process has had a signal
 _asked = threading.Event()
@@ -113,7 +114,7 @@ def saving() -> Iterator[None]:
 def _heard(number: int, frame) -> None:
   del frame
   if _told.is_set():
-    os._exit(CODE)
+    return  # `_watch` decides what a second one is
   _told.set()
   log.logger.warning(
     '%s: stopping; the same command goes on. Once more stops at once.', signal.Signals(number).name
@@ -128,12 +129,14 @@ def _heard(number: int, frame) -> None:
 
 def _watch(reader: int) -> None:
   """Ends the program where the main thread does not come to a safe point, or at a second signal."""
-  while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+  stops = (signal.SIGTERM, signal.SIGINT)
+  while os.read(reader, 1)[0] not in stops:
     pass
-  end = time.monotonic() + GRACE
-  while _saving.is_set() or time.monotonic() < end:
-    if select.select([reader], [], [], 0.2)[0] and os.read(reader, 1)[0] in (
-      signal.SIGTERM, signal.SIGINT
-    ):  # fmt: skip
+  began = time.monotonic()
+  while _saving.is_set() or time.monotonic() < began + GRACE:
+    if not select.select([reader], [], [], 0.2)[0]:
+      continue
+    number = os.read(reader, 1)[0]
+    if number in stops and not (number == signal.SIGTERM and time.monotonic() < began + ECHO):
       break
   os._exit(CODE)

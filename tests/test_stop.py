@@ -80,6 +80,27 @@ with stop.hold(), stop.saving():
   assert process.wait(10) == stop.CODE
 
 
+def test_a_launcher_that_passes_sigterm_on_twice_at_once_is_heard_once():
+  process = _start(
+    HEAD
+    + """
+with stop.hold():
+  print('ready', flush=True)
+  while not stop.asked():
+    time.sleep(0.01)
+  time.sleep(1)
+  print('saved', flush=True)
+  stop.point()
+"""
+  )
+  _ready(process)
+  process.send_signal(signal.SIGTERM)
+  time.sleep(0.1)  # or the kernel makes one of two
+  process.send_signal(signal.SIGTERM)
+  out, _ = process.communicate(timeout=10)
+  assert out == 'saved\n' and process.returncode == stop.CODE
+
+
 def test_where_python_hears_nothing_the_program_still_ends(tmp_path):
   # A C call that does not return: what compiling a large program looks like from outside.
   process = _start(
