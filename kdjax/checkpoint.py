@@ -53,15 +53,17 @@ class Store:
       OSError: no attempt of RETRIES succeeded.
     """
     for attempt in range(RETRIES + 1):
+      late = step if self._unsummed is None else self._unsummed  # whose failure is learned first
       try:
         self.wait()
+        late = step
         self._save(step, state, meta)
         if wait or attempt:  # once burnt, to the end
           self.wait()
         return
       # Orbax and TensorStore have no kind of their own for a disk that fails.
       except (OSError, RuntimeError, ValueError) as error:
-        said = f'{self._directory}: checkpoint of step {step} was not written: {_first(error)}'
+        said = f'{self._directory}: checkpoint of step {late} was not written: {_first(error)}'
         if attempt == RETRIES:
           raise OSError(f'{said}. Make room there, and start the same command again') from error
         log.logger.error(f'{said}. The state is in memory; next attempt in {WAIT:.0f} s')

@@ -15,6 +15,8 @@ import numpy as np
 from kdjax import jobs, main, train
 from tests import toy
 
+EVERY = 500  # steps between evaluations, which Orbax remembers a little of
+
 
 def held() -> dict[str, int]:
   """What a leak would raise: memory in KiB, open files, threads, arrays, Python's objects."""
@@ -32,8 +34,8 @@ def held() -> dict[str, int]:
 
 
 def run(name: str, folder: pathlib.Path, steps: int) -> None:
-  """Evaluation and checkpoint every 100 steps, a row of the log and of TensorBoard every 10."""
-  changes = {'train.steps': steps, 'train.eval_every': 100, 'train.log_every': 10}
+  """Evaluation and checkpoint, and a row of the log and of TensorBoard every 10 steps."""
+  changes = {'train.steps': steps, 'train.eval_every': EVERY, 'train.log_every': 10}
   changes |= {'train.tensorboard': True, 'compare': ''}
   c = toy.config(name, folder, np.random.default_rng(0), **changes)
   fit = train.fit

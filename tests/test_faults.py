@@ -24,8 +24,9 @@ _HERE = pathlib.Path(__file__).parent.parent
 
 
 def _start(name: str, folder: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
-  # Restarts find their programs compiled.
-  env = os.environ | dict(JAX_COMPILATION_CACHE_DIR=str(folder / 'xla'))
+  # Restarts find their programs compiled; one device.
+  flags = '--xla_backend_optimization_level=0'
+  env = os.environ | dict(JAX_COMPILATION_CACHE_DIR=str(folder / 'xla'), XLA_FLAGS=flags)
   command = [sys.executable, '-m', 'tests.toy_run', name, str(folder), str(workdir)]
   return subprocess.Popen(
     command, cwd=_HERE, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -59,7 +60,7 @@ def _left(workdir: pathlib.Path) -> dict:
 
 
 def _rob(workdir: pathlib.Path, rng: random.Random) -> bool:
-  """Truncate a file of the newest checkpoint of a run that has an older one."""
+  """Truncate a file of the newest checkpoint of a run that has an older one, or flip a bit of it."""
   steps = {}
   for path in workdir.glob('*/checkpoints/last/[0-9]*'):
     if path.name.isdigit() and (path.parent / f'sums.{path.name}.json').exists():
@@ -70,7 +71,10 @@ def _rob(workdir: pathlib.Path, rng: random.Random) -> bool:
   where, found = rng.choice(sorted(steps.items()))
   files = [p for p in (where / str(max(found))).rglob('*') if p.is_file() and p.stat().st_size]
   victim = rng.choice(sorted(files))
-  os.truncate(victim, rng.randrange(victim.stat().st_size))
+  data = bytearray(victim.read_bytes())
+  place = rng.randrange(len(data))
+  data[place] ^= 1 << rng.randrange(8)
+  victim.write_bytes(data if rng.random() < 0.5 else data[:place])
   return True
 
 
