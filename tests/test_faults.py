@@ -60,7 +60,7 @@ def _left(workdir: pathlib.Path) -> dict:
 
 
 def _rob(workdir: pathlib.Path, rng: random.Random) -> bool:
-  """Truncate a file of the newest checkpoint of a run that has an older one, or flip a bit of it."""
+  """Cut or change a file of the newest checkpoint of a run that has an older one."""
   steps = {}
   for path in workdir.glob('*/checkpoints/last/[0-9]*'):
     if path.name.isdigit() and (path.parent / f'sums.{path.name}.json').exists():
