@@ -1,7 +1,7 @@
 """What compiled steps of RoBERTa-large -> DistilRoBERTa hold and send, on 8 and 64 devices.
 
-From shapes alone, in processes of their own. By default with 4 layers of the teacher's 24; all of
-them take minutes: pytest -m slow tests/test_layout.py
+From shapes alone, in processes of their own, with 4 layers of the teacher's 24 and with all of them.
+Most take a minute or more: pytest -m slow tests/test_layout.py
 """
 
 import functools
@@ -65,15 +65,18 @@ def test_a_device_holds_an_eighth_of_the_teacher_at_full_depth():
   _check_bytes(24, compile=False)
 
 
+@pytest.mark.slow
 def test_the_compiled_step_takes_what_the_table_says():
   _check_bytes(4)
 
 
+@pytest.mark.slow
 def test_no_temporary_grows_with_the_devices():
   few, many = (_split(4, devices)['temporary'] for devices in (8, 64))
   assert many < 1.02 * few
 
 
+@pytest.mark.slow
 def test_kd_gathers_each_kernel_of_the_teacher_once_and_no_table_of_it():
   for devices in (8, 64):
     found = _gathered(_split(4, devices))
@@ -97,6 +100,7 @@ def _large(gathered) -> list:
   return [(n, s) for n, s in gathered if math.prod(s) > 2**18]
 
 
+@pytest.mark.slow
 def test_a_step_of_tensor_parallel_devices_sends_activations_where_it_sent_kernels():
   """Of the teacher: two all-reduces a block, of its rows, and kernels gathered by halves."""
   found = _step(layers=4, devices=8, fsdp=4, tensor=2)
@@ -106,6 +110,7 @@ def test_a_step_of_tensor_parallel_devices_sends_activations_where_it_sent_kerne
   assert sum(n * ss.count(f'f32[8,128,{WIDE}]') for n, ss, _ in sums) == 2 * 4
 
 
+@pytest.mark.slow
 def test_text_of_one_hots_gathers_each_table_once_and_no_device_sees_all_rows():
   found = _step(layers=4, devices=8, fsdp=8, method='mate_kd', player='generator')
   # The generator decodes by its table; student and teacher read one-hots by theirs.
