@@ -1,6 +1,6 @@
 """What compiled steps of RoBERTa-large -> DistilRoBERTa hold and send, on 8 and 64 devices.
 
-From shapes alone, in processes of their own, with 4 layers of the teacher's 24 and with all of them.
+From shapes alone, in processes of their own; 4 layers of the teacher's 24, and all of them.
 Most take a minute or more: pytest -m slow tests/test_layout.py
 """
 
