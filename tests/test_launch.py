@@ -132,8 +132,9 @@ def test_again_passes_a_signal_on_once_and_stops(commands, number):
     'while not heard: time.sleep(0.01)\n'
     'time.sleep(0.2)\nprint("heard", len(heard))\nsys.exit(75)'
   )
+  heard = ['env', '--default-signal']  # where tests run behind `&`, SIGINT is ignored
   process = subprocess.Popen(
-    ['bash', LAUNCH / 'again.sh', sys.executable, '-S', '-c', code],
+    [*heard, 'bash', LAUNCH / 'again.sh', sys.executable, '-S', '-c', code],
     env=commands.environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
   )  # fmt: skip
   assert process.stdout.readline() == 'ready\n'

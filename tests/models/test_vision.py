@@ -276,8 +276,8 @@ def test_weights_of_another_shape_or_name_are_listed(folder):
   path = folder / weights.FILE
   whole = safetensors.numpy.load_file(path)
   for change, said in (
-    ({'out.bias': np.zeros(9, np.float32)}, r'out.bias: \(9,\), expected \(4,\)'),
-    ({'more': np.zeros(1, np.float32)}, r'more: \(1,\), expected None'),
+    ({'out.bias': np.zeros(9, np.float32)}, r'out.bias.: \(9,\), expected \(4,\)'),
+    ({'more': np.zeros(1, np.float32)}, r'more.: \(1,\), expected None'),
   ):
     safetensors.numpy.save_file(whole | change, path)
     with pytest.raises(ValueError, match=said):
