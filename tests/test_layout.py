@@ -87,6 +87,7 @@ def test_kd_gathers_each_kernel_of_the_teacher_once_and_no_table_of_it():
     assert [(n, s) for n, s in found if V in s] == [(1, (V, NARROW))]
 
 
+@pytest.mark.slow
 def test_a_projection_gathers_nothing_of_a_whole_table_and_a_split_one_once_by_blocks():
   kd, whole = (_gathered(_split(4, 8, **how)) for how in ({}, dict(method='augpro')))
   assert _large(whole) == _large(kd)

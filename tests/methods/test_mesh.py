@@ -1,7 +1,7 @@
 """Every layout of the mesh computes the same: losses, gradients, parameters, memories.
 
-On the devices that there are, four by default, for one method of one player, one of two, and one
-with banks. All methods, on eight, take minutes: pytest -m slow tests/methods/test_mesh.py
+On the devices that there are, four by default, for KD alone. All methods, on eight, take minutes:
+pytest -m slow tests/methods/test_mesh.py
 """
 
 import functools
@@ -26,7 +26,7 @@ HEADS = dict(
   mlm=dict(student_head='mlm'),
   mlm_kd=dict(student_head='mlm', teacher_head='mlm'),
 )
-FEW = ('kd', 'mate_kd', 'codir')
+FEW = ('kd',)
 each = pytest.mark.parametrize(
   'name', [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in methods.names()]
 )
