@@ -45,10 +45,9 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   for name in runs.names(c):
     base.check_images(runs.block(c, name).name, spec.images)
   c.data.cache = cache or c.data.cache
-  if not fork:
-    for name in wanted:
-      runs.same(workdir / name, runs.asked(c, name))
   others = [name for name in wanted if runs.differ(workdir / name, runs.asked(c, name))]
+  for name in () if fork else others:
+    runs.same(workdir / name, runs.asked(c, name))
   finished = {
     name: workdir / name / 'model'
     for name in ('teacher', 'generator')

@@ -32,6 +32,21 @@ log.setup()
 stop.listen()
 """
 
+# Saves for so many seconds, if any are named.
+HELD = (
+  HEAD
+  + """
+with stop.hold():
+  print('ready', flush=True)
+  while not stop.asked():
+    time.sleep(0.01)
+  time.sleep(float(*sys.argv[1:]))
+  print('saved', flush=True)
+  stop.point()
+print('never')
+"""
+)
+
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_outside_training_a_signal_ends_the_program_where_it_is(number):
@@ -43,18 +58,7 @@ def test_outside_training_a_signal_ends_the_program_where_it_is(number):
 
 
 def test_held_signals_wait_for_the_next_safe_point():
-  process = _start(
-    HEAD
-    + """
-with stop.hold():
-  print('ready', flush=True)
-  while not stop.asked():
-    time.sleep(0.01)
-  print('saved', flush=True)
-  stop.point()
-print('never')
-"""
-  )
+  process = _start(HELD)
   _ready(process)
   process.send_signal(signal.SIGTERM)
   out, _ = process.communicate(timeout=10)
@@ -81,18 +85,7 @@ with stop.hold(), stop.saving():
 
 
 def test_a_launcher_that_passes_sigterm_on_twice_at_once_is_heard_once():
-  process = _start(
-    HEAD
-    + """
-with stop.hold():
-  print('ready', flush=True)
-  while not stop.asked():
-    time.sleep(0.01)
-  time.sleep(1)
-  print('saved', flush=True)
-  stop.point()
-"""
-  )
+  process = _start(HELD, '1')
   _ready(process)
   process.send_signal(signal.SIGTERM)
   time.sleep(0.1)  # or the kernel makes one of two
