@@ -173,6 +173,8 @@ def _train() -> ConfigDict:
   c.accumulate = 1  # parts of a batch, one update
   c.dropout = True  # the models' own rates
   c.dtype = 'float32'  # of the computation: float32 or bfloat16; parameters stay float32
+  c.remat = 'none'  # or dots, full: less memory, more time (docs/scaling.md); of text
+  c.prng = 'threefry2x32'  # or rbg, unsafe_rbg: of noise and dropout; quicker on TPU
   c.attention = 'einsum'  # or jax.nn.dot_product_attention's xla, cudnn, where no dropout is on it
   c.eval_every = 0  # steps; 0: every epoch
   c.log_every = 10

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import net, roles, sharding, tasks
+from kdjax import guard, net, roles, sharding, tasks
 from kdjax.data import batches, corpus, images, sources, tokens
+from kdjax.models import families
 
 
 class Env(NamedTuple):
@@ -82,6 +83,15 @@ def settle(c):
   ):
     if value < low:
       raise ValueError(f'config.{name}={value} must be at least {low}')
+  for name, known in (
+    ('dtype', families.DTYPES),
+    ('attention', families.ATTENTION),
+    ('remat', families.REMAT),
+    ('prng', ('threefry2x32', 'rbg', 'unsafe_rbg')),
+    ('nonfinite', guard.POLICIES),
+  ):
+    if c.train[name] not in known:
+      raise ValueError(f'config.train.{name}={c.train[name]!r} is none of {", ".join(known)}')
   return c, spec
 
 

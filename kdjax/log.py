@@ -41,8 +41,11 @@ class Writer:
             kept.append(line + '\n')
         except (json.JSONDecodeError, KeyError):
           break  # the torn last line of a killed run
-    self._file = self._path.open('w', encoding='utf8')
-    self._file.writelines(kept)
+    # Aside and renamed: a run that is killed before its first row has lost none.
+    spare = workdir / 'log.jsonl.tmp'
+    spare.write_text(''.join(kept), encoding='utf8')
+    spare.replace(self._path)
+    self._file = self._path.open('a', encoding='utf8')
     self._board = None
     if tensorboard:
       import tensorboardX  # imports torch where that is installed: only when asked for

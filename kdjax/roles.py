@@ -117,8 +117,7 @@ def load(c, spec: tasks.Spec, where: pathlib.Path, head: str = 'classify') -> Mo
   if spec.images:
     return Model(*vision_files.load(where, c.train.dtype), None)
   classes = None if head == 'mlm' else spec.num_labels
-  knobs = dict(dtype=c.train.dtype, attention=c.train.attention)
-  found = hf.read(str(where), classes, head=head, **knobs)
+  found = hf.read(str(where), classes, head=head, **_knobs(c))
   return Model(found.module, found.config, found.tokenizer)
 
 
@@ -173,7 +172,8 @@ def _path(where: str | pathlib.Path) -> str:
 
 
 def _knobs(c) -> dict[str, Any]:
-  return dict(dtype=c.train.dtype, attention=c.train.attention, seed=c.seed)
+  t = c.train
+  return dict(dtype=t.dtype, attention=t.attention, remat=t.remat, seed=c.seed)
 
 
 def _sizes(how) -> dict[str, int | None]:

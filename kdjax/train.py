@@ -120,7 +120,7 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
 
   c: the optimizer's fields, batch_size, accumulate, seed. total: steps of all players together.
   """
-  k_init, k_step = jax.random.split(jax.random.key(c.seed))
+  k_init, k_step = jax.random.split(jax.random.key(c.seed, impl=c.prng))
   known = base.Data(data.index, data.label, c.batch_size, total)
   extra, memory = method.init(k_init, params, known)
   params = params | extra

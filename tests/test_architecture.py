@@ -30,7 +30,7 @@ ARROWS = {
   'evaluate': {'metrics', 'sharding', 'stop', 'data'},
   'masked': {'evaluate', 'net', 'data', 'methods'},
   'roles': {'net', 'tasks', 'models'},
-  'env': {'net', 'roles', 'sharding', 'tasks', 'data'},
+  'env': {'guard', 'net', 'roles', 'sharding', 'tasks', 'data', 'models'},
   'train': {'checkpoint', 'guard', 'log', 'optim', 'sharding', 'stop', 'data', 'methods'},
   'predict': {'evaluate', 'metrics', 'net', 'sharding', 'tasks', 'data', 'models'},
   'report': set(),

@@ -71,8 +71,3 @@ def test_skipping_says_it_and_keeps_it_out_of_the_means(tmp_path, monkeypatch, c
   rows = watch.fetch([{'student/loss': 3.0}, {'student/loss': jnp.inf}], 2)
   assert 'step 2' in caplog.text and 'skipped' in caplog.text
   assert train._means(rows) == {'student/loss': 3.0}
-
-
-def test_an_unknown_policy_is_refused(tmp_path):
-  with pytest.raises(ValueError, match=r"config.train.nonfinite='ignore' is none of stop, skip"):
-    guard.Guard('kd', tmp_path, 'ignore')

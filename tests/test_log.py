@@ -1,6 +1,7 @@
 """The jsonl log: each step once, also after a kill."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -28,6 +29,24 @@ def test_a_resumed_log_has_each_step_and_each_evaluation_once(tmp_path):
     dict(step=2, loss=1.0),
     dict(step=3, loss=9.0),
   ]
+
+
+def test_a_log_that_is_opened_and_killed_has_lost_nothing(tmp_path, monkeypatch):
+  writer = log.Writer(tmp_path, 0, 0, tensorboard=False)
+  writer.write(1, dict(loss=0.5))
+  writer.close()
+
+  def killed(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'replace', killed)
+    with pytest.raises(KeyboardInterrupt):
+      log.Writer(tmp_path, 1, 0, tensorboard=False)
+  assert _rows(tmp_path) == [dict(step=1, loss=0.5)]
+  kept = log.Writer(tmp_path, 1, 0, tensorboard=False)
+  assert _rows(tmp_path) == [dict(step=1, loss=0.5)]  # before it is flushed or closed
+  kept.close()
 
 
 def test_tensorboard_files_are_written_where_asked_for(tmp_path):

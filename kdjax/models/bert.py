@@ -169,8 +169,8 @@ def attend(
 ) -> Array:
   """Attention over the tokens where mask bool[B, L] holds -> [B, L, H, K].
 
-  A row whose mask is all false attends evenly and stays finite. spec.attention: None and 'einsum'
-  are the lines below, which take bfloat16 under strict promotion, vmap and second derivatives;
+  A row whose mask is all false attends evenly and stays finite. spec.attention: 'einsum' is the
+  lines below, which take bfloat16 under strict promotion, vmap and second derivatives;
   'xla' and 'cudnn' are jax.nn.dot_product_attention. Dropout of the probabilities needs them in
   hand: it takes the einsum path whatever spec.attention says.
   """
@@ -188,6 +188,14 @@ def attend(
   score_BHLM = jnp.where(mask_B11L, score_BHLM, jnp.finfo(jnp.float32).min)
   p_BHLM = drop(jax.nn.softmax(score_BHLM, axis=-1), spec.attention_dropout, key)
   return jnp.einsum('BHLM,BMHK->BLHK', p_BHLM.astype(v_BLHK.dtype), v_BLHK)
+
+
+def rematerialised(layer: Callable[..., Array], remat: str) -> Callable[..., Array]:
+  """The layer, of which the backward pass computes again what spec.remat says."""
+  if remat == 'none':
+    return layer
+  kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == 'dots' else None
+  return jax.checkpoint(lambda *args: layer(*args), policy=kept)
 
 
 class Classifier(nnx.Module):
@@ -281,7 +289,8 @@ class Encoder(nnx.Module):
     x_BLD = self.embeddings(e_BLE, mask, segments, k_embeddings)
     hidden = [x_BLD]
     for l, k_layer in enumerate(k_layers):
-      hidden.append(self.layers[str(l)](hidden[-1], mask, k_layer))
+      block = rematerialised(self.layers[str(l)], self.spec.remat)
+      hidden.append(block(hidden[-1], mask, k_layer))
     if self.spec.head == 'mlm':
       logits = self.decode(hidden[-1])
     else:

@@ -10,8 +10,9 @@ from typing import Any
 from kdjax import quote
 
 HEADS = ('classify', 'mlm')
-ATTENTION = (None, 'einsum', 'xla', 'cudnn')
+ATTENTION = ('einsum', 'xla', 'cudnn')
 DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'dots', 'full')
 LARGEST_HEAD = 1 << 20  # classes
 _LARGEST = 1 << 34  # parameters; a config that asks for more is refused, not built
 # Field -> what a config may say, both ends included.
@@ -48,7 +49,9 @@ class Spec:
     padding sits at p (RoBERTa, whose p is the id of the padding token).
   head: 'classify' or 'mlm'; head_activation: the one inside it.
   dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32 always.
-  attention: None or 'einsum': written out; 'xla' or 'cudnn': jax.nn.dot_product_attention.
+  attention: 'einsum': written out; 'xla' or 'cudnn': jax.nn.dot_product_attention.
+  remat: what the backward pass computes again in each layer: nothing; 'dots': all but the matrix
+    products with parameters, which it keeps; 'full': the layer, of which it keeps the input.
   """
 
   family: str
@@ -74,13 +77,15 @@ class Spec:
   initializer_range: float
   head: str = 'classify'
   dtype: str = 'float32'
-  attention: str | None = None
+  attention: str = 'einsum'
+  remat: str = 'none'
 
   def __post_init__(self):
     for name, value, known in (
       ('head', self.head, HEADS),
       ('dtype', self.dtype, DTYPES),
       ('attention', self.attention, ATTENTION),
+      ('remat', self.remat, REMAT),
     ):
       if value not in known:
         raise ValueError(f'{name} {value!r} is not one of {known}')
@@ -287,10 +292,8 @@ def get(model_type: str | None) -> Family:
   return FAMILIES[model_type]
 
 
-def spec(
-  config: Any, *, head: str = 'classify', dtype: str = 'float32', attention: str | None = None
-) -> Spec:
-  """A Spec from a transformers config object.
+def spec(config: Any, *, head: str = 'classify', **knobs: Any) -> Spec:
+  """A Spec from a transformers config object; knobs: dtype, attention, remat.
 
   Raises ValueError for a family, a head or a variant that is not here (decoders, relative
   positions, an untied masked-LM decoder).
@@ -334,9 +337,8 @@ def spec(
     position_offset=pad_id if family.offset_positions else None,
     initializer_range=config.initializer_range,
     head=head,
-    dtype=dtype,
-    attention=attention,
     **fields,
+    **knobs,
   )
 
 

@@ -34,16 +34,9 @@ class Checkpoint(NamedTuple):
   fresh: tuple[str, ...]
 
 
-def build(
-  config: Any,
-  *,
-  head: str = 'classify',
-  dtype: str = 'float32',
-  seed: int = 0,
-  attention: str | None = None,
-) -> bert.Encoder:
-  """An encoder with random weights from a transformers config object; see families.Spec."""
-  spec = families.spec(config, head=head, dtype=dtype, attention=attention)
+def build(config: Any, *, head: str = 'classify', seed: int = 0, **knobs: Any) -> bert.Encoder:
+  """An encoder with random weights from a transformers config object; knobs of families.spec."""
+  spec = families.spec(config, head=head, **knobs)
   return bert.Encoder(spec, jax.random.key(seed))
 
 
@@ -59,17 +52,16 @@ def read(
   num_labels: int | None = None,
   *,
   head: str = 'classify',
-  dtype: str = 'float32',
   seed: int = 0,
-  attention: str | None = None,
   fresh_head: bool = False,
+  **knobs: Any,
 ) -> Checkpoint:
   """A model from a HuggingFace directory or hub id.
 
-  num_labels: of the classifier; None takes the config's. head: 'classify' or 'mlm'. dtype: of
-  the computation; parameters are float32. seed: draws a head that the checkpoint lacks, which a
-  warning reports. fresh_head: draw the head anew even where there is one; its label names and
-  problem_type go with it.
+  num_labels: of the classifier; None takes the config's. head: 'classify' or 'mlm'. seed:
+  draws a head that the checkpoint lacks, which a warning reports. fresh_head: draw the head anew
+  even where there is one; its label names and problem_type go with it. knobs: dtype, attention,
+  remat of families.Spec; parameters are float32 always.
 
   Raises ValueError for a path that is neither a folder nor a reachable id, a family that is not
   supported, weights that do not fit the config (all named at once), weights only in .bin, and a
@@ -87,7 +79,7 @@ def read(
     config.label2id = {name: i for i, name in config.id2label.items()}
     config.problem_type = None
   try:
-    spec = families.spec(config, head=head, dtype=dtype, attention=attention)
+    spec = families.spec(config, head=head, **knobs)
     module = bert.abstract(spec)
   except ValueError as error:
     raise ValueError(f'{folder / "config.json"}: {error}') from error

@@ -66,17 +66,16 @@ def random(
   heads: int | None = None,
   ffn: int | None = None,
   head: str = 'classify',
-  dtype: str = 'float32',
   seed: int = 0,
-  attention: str | None = None,
+  **knobs: Any,
 ) -> tuple[bert.Encoder, Any]:
   """(student, its config): random weights, the teacher's family and vocabulary.
 
   None keeps the teacher's size. ELECTRA keeps its embedding width. Raises ValueError where the
-  width is not divisible by the heads.
+  width is not divisible by the heads. knobs: of families.spec.
   """
   config = _resized(config, layers=layers, width=width, heads=heads, ffn=ffn)
-  return hf.build(config, head=head, dtype=dtype, seed=seed, attention=attention), config
+  return hf.build(config, head=head, seed=seed, **knobs), config
 
 
 def _resized(config: Any, **sizes: int | None) -> Any:
