@@ -25,15 +25,22 @@ _PLAYER = flags.DEFINE_string('player', 'student', 'Whose turn.')
 _ROWS = flags.DEFINE_integer('rows', 8, 'A device.')
 _LENGTH = flags.DEFINE_integer('length', 128, 'Tokens a row.')
 _LAYERS = flags.DEFINE_integer('layers', 24, "The teacher's; the student has a quarter of them.")
+_DTYPE = flags.DEFINE_string('dtype', 'float32', 'config.train.dtype.')
+_REMAT = flags.DEFINE_string('remat', 'none', 'config.train.remat.')
 _COMPILE = flags.DEFINE_bool('compile', True, 'False: only where parameters lie.')
 _JSON = flags.DEFINE_bool('json', False, 'Numbers for a program.')
 
+# Else the CPU's compiler joins what rematerialisation computes twice.
+_OPTIONS = dict(xla_disable_hlo_passes='cse_barrier_expander')
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _BYTES = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s32=4, u32=4, f32=4, s64=8, u64=8)
 
 
-def world(layers: int):
-  """(Env, shapes of the parameters by name): RoBERTa-large, DistilRoBERTa, a generator of two."""
+def world(layers: int, **knobs):
+  """(Env, shapes of the parameters by name): RoBERTa-large, DistilRoBERTa, a generator of two.
+
+  knobs: of families.spec.
+  """
   import jax.numpy as jnp
   import transformers
 
@@ -56,7 +63,7 @@ def world(layers: int):
       max_position_embeddings=514,
       type_vocab_size=1,
     )
-    nets[name], params[name] = net.split(bert.abstract(families.spec(config, head=head)))
+    nets[name], params[name] = net.split(bert.abstract(families.spec(config, head=head, **knobs)))
   ordinary = jnp.ones(50265, bool)
   task = tasks.KINDS['classes']
   made = env.Env(nets['student'], nets['teacher'], task, ordinary, '', nets['generator'], 50264)
@@ -124,7 +131,7 @@ def main(argv) -> None:
   from kdjax import methods, sharding, train
   from kdjax.data import batches
 
-  env, params = world(_LAYERS.value)
+  env, params = world(_LAYERS.value, dtype=_DTYPE.value, remat=_REMAT.value)
   mesh = sharding.make_mesh(-1, _FSDP.value, _TENSOR.value, _WHOLE.value)
   c = common.config('docs', _METHOD.value)
   used = ('student', 'teacher', 'generator')[: 3 if 'generator' in c.method else 2]
@@ -140,7 +147,7 @@ def main(argv) -> None:
   if _COMPILE.value:
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = abstract(rows, _LENGTH.value)
-    program = steps[_PLAYER.value].lower(state, frozen, batch, key).compile()
+    program = steps[_PLAYER.value].lower(state, frozen, batch, key).compile(_OPTIONS)
     memory = program.memory_analysis()
     found |= dict(
       arguments=memory.argument_size_in_bytes,
