@@ -119,6 +119,12 @@ def asked(c, name: str) -> dict[str, Any]:
   return json.loads(json.dumps(_flat(tree)))  # tuples become lists, as they do on disk
 
 
+def facts(c) -> dict[str, Any]:
+  """All fields by name, 'config.train.rate', and the versions: what hosts must have in common."""
+  found = _flat(c.copy_and_resolve_references().to_dict(), 'config.')
+  return found | {f'the version of {k}': v for k, v in report.versions().items()}
+
+
 def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
   out = {}
   for key, value in tree.items():
