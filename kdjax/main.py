@@ -157,11 +157,14 @@ def run(do=_main) -> None:
   def started(argv):
     with one_line_errors():
       distributed.start(flags.FLAGS.distributed)
+    import jax
+
     from kdjax import hosts, runs
 
     with hosts.leaving():
       start()
       if hosts.several():
+        jax.devices()  # at once: jax waits two minutes for a host that has no use for them yet
         with one_line_errors():
           asked = {f'--{name}': flags.FLAGS[name].value for name in _ALIKE if name in flags.FLAGS}
           hosts.same(asked | runs.facts(flags.FLAGS.config))
