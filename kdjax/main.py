@@ -75,6 +75,9 @@ def train(c, workdir: pathlib.Path) -> tuple:
     with one_line_errors():
       if hosts.first():
         held.enter_context(lock.of(workdir))
+      holder = hosts.agree(os.getpid)
+      if not hosts.first():
+        lock.check_shared(workdir, holder)
       plan = jobs.prepare(c, workdir, fork=flags.FLAGS.fork)
     return plan, jobs.run(plan)
 

@@ -212,9 +212,10 @@ def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
   Of several hosts each has `own` rows alone, but for `index`, which names the rows of all.
   """
-  at, n = rows(mesh), len(batch['index'])
+  at = rows(mesh)
   if at.is_fully_addressable:
     return jax.device_put(batch, at)
+  n = len(batch['index'])
   here = own(mesh, n)
 
   def split(x):

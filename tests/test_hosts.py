@@ -296,6 +296,16 @@ def test_hosts_of_different_commands_refuse_before_training(tmp_path, odd, said)
   assert not (tmp_path / 'work').exists()
 
 
+@pytest.mark.slow  # a minute of patience
+def test_hosts_that_do_not_share_the_workdir_refuse_before_training(tmp_path):
+  run = Runs(tmp_path, 'kd')
+  folders = [tmp_path / str(n) for n in range(2)]
+  for folder in folders:
+    folder.mkdir()
+  for _, err in _ended(run.start('work', cwd=folders), 1):
+    assert '--workdir=work is not the folder that the first host writes to' in err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('rank, change', [(0, 'lost'), (1, 'lost'), (1, 'other')])
 def test_hosts_whose_data_are_lost_or_others_refuse_before_training(tmp_path, rank, change):
