@@ -45,8 +45,8 @@ class Store:
     )
 
   def step(self) -> int | None:
-    """The newest saved step."""
-    return self._manager.latest_step()
+    """The newest saved step; all hosts ask together."""
+    return hosts.agree(self._manager.latest_step)
 
   def save(self, step: int, state: Any, meta: dict[str, Any], wait: bool = False) -> None:
     """Save arrays and a json-able dict, in place of an older checkpoint of the same step.
@@ -86,7 +86,7 @@ class Store:
     meta = json.loads(json.dumps(meta))
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     if not self._manager.save(step, args=items, force=True):
-      raise RuntimeError(f'Orbax declined it: step {self.step()} is there')
+      raise RuntimeError(f'Orbax declined it: step {self._manager.latest_step()} is there')
     self._unsummed = step
 
   def wait(self) -> None:
