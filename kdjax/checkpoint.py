@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from kdjax import log, report
+from kdjax import hosts, log, report
 
 RETRIES = 5  # after a save that failed: a full disk may be emptied, a lost mount come back
 WAIT = 30.0  # seconds between them
@@ -21,13 +21,18 @@ class Store:
   Written beside the training, in a temporary directory that is renamed: a killed save leaves no
   step that is broken. Every file's SHA-256 is kept and compared before a step is read again: what
   is damaged is set aside under `<step>.damaged`, and the step before it is used.
+
+  Of several hosts each writes what its devices hold, into one directory that all of them see; sums
+  are the first one's, which sets aside before the others look.
   """
 
   def __init__(self, directory: pathlib.Path, keep: int = 1):
     self._directory = directory.absolute()
     self._keep = keep
     self._unsummed = None
-    _set_aside(self._directory)
+    if hosts.first():
+      _set_aside(self._directory)
+    hosts.meet()
     self._open()
 
   def _open(self) -> None:
@@ -40,19 +45,22 @@ class Store:
     )
 
   def step(self) -> int | None:
-    """The newest saved step."""
-    return self._manager.latest_step()
+    """The newest saved step; all hosts ask together."""
+    return hosts.agree(self._manager.latest_step)
 
   def save(self, step: int, state: Any, meta: dict[str, Any], wait: bool = False) -> None:
     """Save arrays and a json-able dict, in place of an older checkpoint of the same step.
 
     Without `wait` it returns before all is on disk, and the next call learns how that went. What
-    failed is said, and tried again with the state of this call, which is in memory meanwhile.
+    failed is said, and tried again with the state of this call, which is in memory meanwhile. Not
+    on several hosts: one that fails leaves the others within the save, where they cannot begin
+    anew, so it ends, and they with it.
 
     Raises:
       OSError: no attempt of RETRIES succeeded.
     """
-    for attempt in range(RETRIES + 1):
+    retries = 0 if hosts.several() else RETRIES
+    for attempt in range(retries + 1):
       late = step if self._unsummed is None else self._unsummed  # whose failure is learned first
       try:
         self.wait()
@@ -64,7 +72,7 @@ class Store:
       # Orbax and TensorStore have no kind of their own for a disk that fails.
       except (OSError, RuntimeError, ValueError) as error:
         said = f'{self._directory}: checkpoint of step {late} was not written: {_first(error)}'
-        if attempt == RETRIES:
+        if attempt == retries:
           raise OSError(f'{said}. Make room there, and start the same command again') from error
         log.logger.error(f'{said}. The state is in memory; next attempt in {WAIT:.0f} s')
         time.sleep(WAIT)
@@ -78,7 +86,7 @@ class Store:
     meta = json.loads(json.dumps(meta))
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     if not self._manager.save(step, args=items, force=True):
-      raise RuntimeError(f'Orbax declined it: step {self.step()} is there')
+      raise RuntimeError(f'Orbax declined it: step {self._manager.latest_step()} is there')
     self._unsummed = step
 
   def wait(self) -> None:
@@ -86,7 +94,7 @@ class Store:
     step, self._unsummed = self._unsummed, None
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
-    if step is not None:
+    if step is not None and hosts.first():
       _write_sums(self._directory, step)
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]]:

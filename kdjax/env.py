@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import guard, net, roles, sharding, tasks
+from kdjax import guard, hosts, net, roles, sharding, tasks
 from kdjax.data import batches, corpus, images, sources, tokens
 from kdjax.models import families
 
@@ -169,8 +169,9 @@ def prepare(
   if spec.images:
     data = {name: images.dataset(table) for name, table in text.splits.items()}
   else:
-    text, data = _read_unlabelled(c, text, learner, workdir)
-    data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir) | data
+    with hosts.in_turn():  # the others find the caches
+      text, data = _read_unlabelled(c, text, learner, workdir)
+      data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir) | data
   world = make(c, spec, learner, teacher, student and generator, mismatch)
   return Plan(c, spec, text, teacher, student, generator, data, world, mesh, workdir)
 

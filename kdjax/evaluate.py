@@ -19,8 +19,8 @@ def forward(net, mesh) -> Forward:
 
 def compiled(function, mesh) -> Forward:
   """Jitted (params, batch) -> rows; parameters as they lie."""
-  rows = sharding.rows(mesh)
-  return jax.jit(sharding.under(mesh, function), in_shardings=(None, rows), out_shardings=rows)
+  rows, out = sharding.rows(mesh), sharding.fetched(mesh)
+  return jax.jit(sharding.under(mesh, function), in_shardings=(None, rows), out_shardings=out)
 
 
 def logits(
@@ -49,7 +49,8 @@ def logits(
 def _ahead(data, batch_size, buckets, mesh, run, params) -> Iterator:
   """Dispatch batch n + 1 before batch n is fetched."""
   waiting = None
-  for batch, real in batches.eval_batches(data, batch_size, buckets):
+  own = sharding.own(mesh, batch_size)
+  for batch, real in batches.eval_batches(data, batch_size, buckets, own):
     stop.point()
     now = (batch['index'], run(params, sharding.put(batch, mesh))), real
     if waiting:

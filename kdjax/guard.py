@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from kdjax import log
+from kdjax import hosts, log
 
 FILE = 'nonfinite.jsonl'
 POLICIES = ('stop', 'skip')
@@ -47,8 +47,9 @@ class Guard:
     terms = [name.partition('/')[2] for name in bad]
     record = dict(step=step, player=player, metrics={k: str(v) for k, v in row.items()})
     record['examples'] = [int(i) for i in examples]
-    with self._path.open('a', encoding='utf8') as file:
-      file.write(json.dumps(record) + '\n')
+    if hosts.first():  # all see the same metrics
+      with self._path.open('a', encoding='utf8') as file:
+        file.write(json.dumps(record) + '\n')
     said = (
       f"{self._title}: step {step}, {player}'s turn: {', '.join(terms)} not finite; the batch's "
       f'examples are in {self._path}'

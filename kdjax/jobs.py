@@ -17,6 +17,7 @@ import numpy as np
 from kdjax import (
   env,
   evaluate,
+  hosts,
   log,
   masked,
   methods,
@@ -28,6 +29,7 @@ from kdjax import (
   sharding,
   train,
 )
+from kdjax.data import batches
 from kdjax.methods import base
 from kdjax.models import hf, vision_files
 
@@ -45,13 +47,16 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   for name in runs.names(c):
     base.check_images(runs.block(c, name).name, spec.images)
   c.data.cache = cache or c.data.cache
-  others = [name for name in wanted if runs.differ(workdir / name, runs.asked(c, name))]
+  others = hosts.agree(
+    lambda: [name for name in wanted if runs.differ(workdir / name, runs.asked(c, name))]
+  )
   for name in () if fork else others:
     runs.same(workdir / name, runs.asked(c, name))
+  done = hosts.agree(lambda: [name for name in wanted if runs.done(workdir / name)])
   finished = {
     name: workdir / name / 'model'
     for name in ('teacher', 'generator')
-    if name in wanted and name not in others and runs.done(workdir / name)
+    if name in done and name not in others
   }
   plan = env.prepare(c, workdir, finished, runs.cast(c), runs.masked(c))
   first = plan.spec.evaluation[0]
@@ -67,7 +72,9 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
     train.total_steps(runs.fields(c, name), len(plan.data['train'].index))
   if not runs.masked(c) and not env.labelled(plan.data[first]):
     raise ValueError(f'{first} has rows without a label: nothing to select by')
-  for name in () if cache else others:
+  if hosts.several():
+    hosts.same({f'the data of {name}': batches.digest(data) for name, data in plan.data.items()})
+  for name in () if cache or not hosts.first() else others:
     aside = runs.set_aside(workdir / name)
     log.logger.info(
       f'{workdir / name} held another run: it is now {aside.name}; {name} begins anew'
@@ -78,11 +85,12 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
 def run(plan: env.Plan) -> dict[str, dict]:
   """Fine-tune teacher and generator, distil by every method, print and write the table."""
   c = plan.c
-  report.record(c, plan.workdir)
+  if hosts.first():
+    report.record(c, plan.workdir)
   teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
   generator = _ready(plan, 'generator', {})
   if runs.alone(c):
-    return report.guesses(_learned(plan, {'generator': generator}), plan.workdir)
+    return _guessed(plan, {'generator': generator})
   models = {'teacher': teacher}
   start = roles.student(c, plan.spec, teacher, 'mlm' if runs.masked(c) else 'classify')
   for name in runs.names(c):
@@ -91,10 +99,16 @@ def run(plan: env.Plan) -> dict[str, dict]:
       others['generator'] = generator
     models[name] = _run(plan, name, start, others)
   if runs.masked(c):
-    return report.guesses(_learned(plan, models), plan.workdir)
+    return _guessed(plan, models)
   rows = _rows(plan, models)
-  report.table(rows, plan.spec, plan.workdir)
+  if hosts.first():
+    report.table(rows, plan.spec, plan.workdir)
   return rows
+
+
+def _guessed(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
+  learned = _learned(plan, models)
+  return report.guesses(learned, plan.workdir) if hosts.first() else learned
 
 
 def _ready(plan, name: str, others: dict[str, roles.Model]) -> roles.Model | None:
@@ -115,13 +129,14 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   model: what is trained. others: whom else its method asks, by role.
   """
   workdir, c, guesses = plan.workdir / name, plan.c, _guesses(plan, name)
-  if runs.done(workdir):
+  if hosts.agree(lambda: runs.done(workdir)):
     log.logger.info(f'{name}: finished already, {workdir / "model"} is used')
     if name == 'generator':
       return plan.generator
     return roles.load(c, plan.spec, workdir / 'model', 'mlm' if guesses else 'classify')
   workdir.mkdir(parents=True, exist_ok=True)
-  report.write_json(workdir / 'run.json', runs.asked(c, name))
+  if hosts.first():
+    report.write_json(workdir / 'run.json', runs.asked(c, name))
   began = time.perf_counter()
   cut, params, method = _staged(plan, name, model, others)
   scorer, split = _scorer(plan, name, cut), plan.spec.evaluation[0]
@@ -143,7 +158,8 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   )
   if guesses:
     _say(name, found.metrics)
-  module = net.fill(model.module, found.params)
+  # Whole on each host: what is saved, and read by whoever learns from it.
+  model = model._replace(module=net.fill(model.module, sharding.whole(found.params)))
   result = dict(
     split=split,
     **before,
@@ -155,9 +171,10 @@ def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) ->
   )
   labels = () if guesses else plan.spec.labels
   card = report.card(plan, name, result)
-  model = model._replace(module=module)
-  roles.save(model, workdir / 'model', labels, card)
-  report.write_json(workdir / 'result.json', result)
+  if hosts.first():
+    roles.save(model, workdir / 'model', labels, card)
+    report.write_json(workdir / 'result.json', result)
+  hosts.meet()
   return model
 
 
@@ -200,7 +217,8 @@ def _learned(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
   out, split = {}, plan.spec.evaluation[0]
   for name, model in models.items():
     if name in runs.order(plan.c):
-      out[name] = report.read_json(plan.workdir / name / 'result.json')
+      path = plan.workdir / name / 'result.json'
+      out[name] = hosts.agree(lambda path=path: report.read_json(path))
       continue
     cut, params = _cut(plan, name, model)
     found = _scorer(plan, name, cut)(params, plan.data[split])
@@ -290,8 +308,9 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
     out[split] = score(split)
   if not out:
     raise ValueError(f'none of the splits {c.eval.split or spec.evaluation} is in {text.origin}')
-  report.write_json(workdir / 'eval.json', dict(model=str(where), metrics=out))
-  print(json.dumps(out, indent=2))
+  if hosts.first():
+    report.write_json(workdir / 'eval.json', dict(model=str(where), metrics=out))
+    print(json.dumps(out, indent=2))
   return out
 
 
@@ -316,7 +335,8 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
   classifier = _classifier(c, where)
   path = workdir / f'predictions.{split}.csv'
   classifier.write(text.splits[split], path)
-  print(f'{len(text.splits[split].first)} predictions of {where} in {path}')
+  if hosts.first():
+    print(f'{len(text.splits[split].first)} predictions of {where} in {path}')
   return path
 
 
@@ -324,6 +344,8 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
   """Copy the best checkpoint's HuggingFace folder out, and read it back."""
   where = chosen(c, workdir)
   target = pathlib.Path(c.export.dir) if c.export.dir else workdir / 'export'
+  if not hosts.first():
+    return target
   if target.exists() and any(target.iterdir()):
     raise ValueError(f'{target} is not empty: set config.export.dir, or delete it')
   spare = target.with_name(target.name + '.tmp')

@@ -1,12 +1,14 @@
-"""One process at a time in a workdir."""
+"""One process at a time in a workdir; of several hosts, the first, and all of them see the same."""
 
 import contextlib
 import fcntl
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 
 FILE = '.lock'
+PATIENCE = 60.0  # seconds until what one host wrote is seen by all: NFS keeps what it knew a while
 
 
 @contextlib.contextmanager
@@ -33,3 +35,18 @@ def of(workdir: pathlib.Path) -> Iterator[None]:
     file.write(str(os.getpid()))
     file.flush()
     yield
+
+
+def check_shared(workdir: pathlib.Path, holder: int) -> None:
+  """ValueError unless this host sees too that process `holder`, the first one, has the workdir."""
+  began = time.monotonic()
+  while True:
+    with contextlib.suppress(OSError):
+      if (workdir / FILE).read_text(encoding='utf8') == str(holder):
+        return
+    if time.monotonic() > began + PATIENCE:
+      raise ValueError(
+        f'--workdir={workdir} is not the folder that the first host writes to: all hosts need one '
+        'on a file system that they share'
+      )
+    time.sleep(1)

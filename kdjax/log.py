@@ -10,14 +10,17 @@ from absl import logging as absl_logging
 logger = logging.getLogger('kdjax')
 
 
-def setup(level: int = logging.INFO) -> None:
-  """Lines of the 'kdjax' logger go to standard error, bare."""
+def setup(level: int = logging.INFO, process: int = 0) -> None:
+  """Lines of the 'kdjax' logger go to standard error, bare.
+
+  process: of several, its number: those behind the first tell of warnings and errors alone.
+  """
   if not logger.handlers:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(message)s'))
+    handler.setFormatter(logging.Formatter(f'process {process}: ' * bool(process) + '%(message)s'))
     logger.addHandler(handler)
     logger.propagate = False
-  logger.setLevel(level)
+  logger.setLevel(max(level, logging.WARNING) if process else level)
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file it opens
 
 
@@ -67,6 +70,16 @@ class Writer:
     self._file.close()
     if self._board:
       self._board.close()
+
+
+class Nobody:
+  """A Writer that writes nothing: of several hosts, the first writes."""
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Nothing."""
+
+  def close(self) -> None:
+    """Nothing."""
 
 
 class Clock:

@@ -14,6 +14,7 @@ from absl import app, flags
 from kdjax import distributed
 
 _HERE = pathlib.Path(__file__).parent
+_ALIKE = ('mode', 'fork', 'seeds')  # flags that all hosts have in common
 MODES = ('train', 'eval', 'predict', 'export', 'dry_run')
 
 
@@ -51,14 +52,16 @@ def _share_configs(path: str) -> None:
 
 def _main(argv) -> None:
   del argv
-  from kdjax import dry, jobs  # after the flags: jax is not loaded for --help
+  from kdjax import dry, hosts, jobs  # after the flags: jax is not loaded for --help
 
   c, workdir, mode = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.mode
   if mode == 'train':
     train(c, workdir)
   elif mode == 'dry_run':
     with tempfile.TemporaryDirectory() as cache, one_line_errors():
-      dry.show(jobs.prepare(c, workdir, cache, flags.FLAGS.fork))
+      plan = jobs.prepare(c, workdir, cache, flags.FLAGS.fork)
+      if hosts.first():
+        dry.show(plan)
   else:
     with one_line_errors():
       {'eval': jobs.evaluation, 'predict': jobs.prediction, 'export': jobs.export}[mode](c, workdir)
@@ -66,24 +69,35 @@ def _main(argv) -> None:
 
 def train(c, workdir: pathlib.Path) -> tuple:
   """All runs of a config, alone in their workdir: (plan, rows of the table)."""
-  from kdjax import jobs, lock
+  from kdjax import hosts, jobs, lock
 
   with contextlib.ExitStack() as held:
     with one_line_errors():
-      held.enter_context(lock.of(workdir))
+      if hosts.first():
+        held.enter_context(lock.of(workdir))
+      holder = hosts.agree(os.getpid)
+      if not hosts.first():
+        lock.check_shared(workdir, holder)
       plan = jobs.prepare(c, workdir, fork=flags.FLAGS.fork)
     return plan, jobs.run(plan)
 
 
 @contextlib.contextmanager
 def one_line_errors():
-  """Bad input ends the program with one line, before training; --traceback shows the rest."""
+  """Bad input ends the program with one line, before training; --traceback shows the rest.
+
+  Of several hosts all come out of it, or none: what one of them has found, the others say too.
+  """
+  from kdjax import hosts
+
   try:
     yield
   except (ValueError, OSError, ImportError) as e:
+    hosts.fail(str(e))
     if flags.FLAGS.traceback:
       raise
     sys.exit(f'error: {e}')
+  hosts.meet()
 
 
 def start() -> None:
@@ -91,9 +105,9 @@ def start() -> None:
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that torch is not there
   import jax
 
-  from kdjax import log, stop
+  from kdjax import hosts, log, stop
 
-  log.setup()
+  log.setup(process=hosts.number())
   stop.listen()
   _compile_cache(jax)
 
@@ -146,8 +160,18 @@ def run(do=_main) -> None:
   def started(argv):
     with one_line_errors():
       distributed.start(flags.FLAGS.distributed)
-    start()
-    do(argv)
+    import jax
+
+    from kdjax import hosts, runs
+
+    with hosts.leaving():
+      start()
+      if hosts.several():
+        jax.devices()  # at once: jax waits two minutes for a host that has no use for them yet
+        with one_line_errors():
+          asked = {f'--{name}': flags.FLAGS[name].value for name in _ALIKE if name in flags.FLAGS}
+          hosts.same(asked | runs.facts(flags.FLAGS.config))
+      do(argv)
 
   app.run(started, argv, flags_parser=_parse)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kdjax import evaluate, metrics, net, sharding, tasks
+from kdjax import evaluate, hosts, metrics, net, sharding, tasks
 from kdjax.data import batches, images, sources, tokens
 from kdjax.models import hf, vision_files
 
@@ -118,8 +118,13 @@ class Classifier:
     return metrics.compute(spec.metrics, decision, table.label)
 
   def write(self, table: sources.Table, path: pathlib.Path) -> None:
-    """A csv of row number, prediction and a probability a class; whole or not at all."""
+    """A csv of row number, prediction and a probability a class; whole or not at all.
+
+    Of several hosts all compute, and the first writes.
+    """
     out = self._probabilities(self.logits(table.first, table.second))
+    if not hosts.first():
+      return
     spare = path.with_name(path.name + '.tmp')
     with spare.open('w', encoding='utf8', newline='') as f:
       rows = csv.writer(f)

@@ -42,11 +42,14 @@ def record(c, workdir: pathlib.Path) -> None:
   """config.json: all fields as resolved; versions.json: packages, Python, devices."""
   write_json(workdir / 'config.json', c.to_dict())
   devices = jax.devices()
-  write_json(
-    workdir / 'versions.json',
-    {name: importlib.metadata.version(name) for name in _PACKAGES}
-    | dict(python=platform.python_version(), devices=f'{len(devices)} x {devices[0].device_kind}'),
-  )
+  here = dict(devices=f'{len(devices)} x {devices[0].device_kind}')
+  write_json(workdir / 'versions.json', versions() | here)
+
+
+def versions() -> dict[str, str]:
+  """Of the packages that decide what a run computes, and of Python."""
+  found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return found | dict(python=platform.python_version())
 
 
 def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:

@@ -15,7 +15,7 @@ Rows = dict[str, dict]
 
 def _seeds(argv) -> None:
   del argv
-  from kdjax import report, runs
+  from kdjax import hosts, report, runs
 
   workdir, results = pathlib.Path(flags.FLAGS.workdir), []
   with main.one_line_errors():
@@ -28,6 +28,8 @@ def _seeds(argv) -> None:
     plan, rows = main.train(c, workdir / f'seed{seed}')
     results.append(rows)
   text = summary(results, plan.spec.metrics)
+  if not hosts.first():
+    return
   report.write_json(workdir / 'results.json', results)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
   print(f'\n{text}\n\n{workdir}/results.md, results.json')

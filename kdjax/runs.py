@@ -116,14 +116,20 @@ def asked(c, name: str) -> dict[str, Any]:
       tree['mlm'] = block(c, 'mlm').to_dict()
   if masked(c) and name not in _BESIDE and c.teacher.finetune:
     tree['mlm'] = block(c, 'mlm').to_dict()  # how its teacher learned
-  return json.loads(json.dumps(_flat(tree)))  # tuples become lists, as they do on disk
+  return json.loads(json.dumps(flat(tree)))  # tuples become lists, as they do on disk
 
 
-def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
+def facts(c) -> dict[str, Any]:
+  """All fields by name, 'config.train.rate', and the versions: what hosts must have in common."""
+  found = flat(c.copy_and_resolve_references().to_dict(), 'config.')
+  return found | {f'the version of {k}': v for k, v in report.versions().items()}
+
+
+def flat(tree: dict, prefix: str = '') -> dict[str, Any]:
   out = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      out |= _flat(value, f'{prefix}{key}.')
+      out |= flat(value, f'{prefix}{key}.')
     else:
       out[prefix + key] = value
   return out

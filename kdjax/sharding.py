@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 AXES = ('data', 'fsdp', 'tensor')
@@ -75,6 +76,12 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, whole: str = '') -
     raise ValueError(
       f'config.mesh: data={data} x fsdp={fsdp} x tensor={tensor} = {data * inner} devices, but '
       f'there are {have} devices'
+    )
+  if {d.process_index for d in devices[: data * inner]} != {d.process_index for d in devices}:
+    raise ValueError(
+      f'config.mesh: data={data} x fsdp={fsdp} x tensor={tensor} = {data * inner} of {have} devices'
+      f' leaves a process without any: take more devices, or start fewer than '
+      f'{jax.process_count()} processes'
     )
   names = tuple(name.strip() for name in whole.split(',') if name.strip())
   if not set(names) <= set(ROLES):
@@ -189,14 +196,76 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int, field: str) -> Non
     )
 
 
+def own(mesh: Mesh, n: int) -> np.ndarray | slice:
+  """Which rows of a batch of n this process builds: those that its devices hold, in order."""
+  at = rows(mesh)
+  if at.is_fully_addressable:
+    return slice(None)
+  held = np.zeros(n, bool)
+  for (part,) in at.addressable_devices_indices_map((n,)).values():
+    held[part] = True
+  return np.flatnonzero(held)
+
+
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """A host batch onto the mesh, split by rows."""
-  return jax.device_put(batch, rows(mesh))
+  """A host batch onto the mesh, split by rows.
+
+  Of several hosts each has `own` rows alone, but for `index`, which names the rows of all.
+  """
+  at = rows(mesh)
+  if at.is_fully_addressable:
+    return jax.device_put(batch, at)
+  n = len(batch['index'])
+  here = own(mesh, n)
+
+  def split(x):
+    def part(where):
+      wanted = np.arange(n)[where[0]]
+      return x[wanted if len(x) == n else np.searchsorted(here, wanted)]
+
+    return jax.make_array_from_callback((n, *x.shape[1:]), at, part)
+
+  return jax.tree.map(split, batch)
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
   """Parameters by name of role, or what mirrors them, onto the mesh by the rules."""
-  return jax.device_put(tree, lay(tree, mesh))
+  return move(tree, lay(tree, mesh))
+
+
+def move(tree: Any, shardings: Any) -> Any:
+  """Arrays to where they are to lie.
+
+  Of several hosts each has all of a tree's arrays, the same ones, and hands its own devices their
+  parts. (jax.device_put would first send them all around, to compare them.)
+  """
+
+  def one(x, at):
+    if at.is_fully_addressable or isinstance(x, jax.core.Tracer) or not _here(x):
+      return jax.device_put(x, at)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, at, lambda where: x[where])
+
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+  return jax.tree.map(one, tree, shardings)
+
+
+def whole(tree: Any) -> Any:
+  """Arrays that can be read here, parts on other hosts' devices too; all hosts ask together."""
+  return jax.tree.map(
+    lambda x: x if _here(x) else multihost_utils.process_allgather(x, tiled=True), tree
+  )
+
+
+def _here(x: Any) -> bool:
+  return not isinstance(x, jax.Array) or x.is_fully_addressable
+
+
+def fetched(mesh: Mesh) -> NamedSharding:
+  """How rows are left that every host is going to read: split, or on each where there are more."""
+  at = rows(mesh)
+  return at if at.is_fully_addressable else replicated(mesh)
 
 
 def learner(mesh: Mesh, name: str) -> Mesh:

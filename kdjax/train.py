@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import tqdm
 
-from kdjax import checkpoint, guard, log, optim, sharding, stop
+from kdjax import checkpoint, guard, hosts, log, optim, sharding, stop
 from kdjax.data import batches
 from kdjax.methods import base
 
@@ -150,7 +150,7 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
     name: make_step(name, player, makers[name], mesh, layout, frozen_layout, c.accumulate, skip)
     for name, player in method.players.items()
   }
-  return Game(jax.device_put(state, layout), jax.device_put(frozen, frozen_layout), steps, k_step)
+  return Game(sharding.move(state, layout), sharding.move(frozen, frozen_layout), steps, k_step)
 
 
 def shapes(method: base.Method, params, data, c, total: int, mesh):
@@ -223,13 +223,21 @@ def fit(
   begin, pending = int(state.step), meta.pop('pending')
   best.drop_after(meta['scored'])
   every = c.eval_every or per_epoch
-  stream = batches.train_batches(data, c.batch_size, buckets, c.seed, begin)
+  own = sharding.own(mesh, c.batch_size)
+  stream = batches.train_batches(data, c.batch_size, buckets, c.seed, begin, own)
   watch = guard.Guard(title, workdir, c.nonfinite)
   clock, shown = log.Clock(), {}
   with (
     stop.hold(),
-    contextlib.closing(log.Writer(workdir, begin, meta['scored'], c.tensorboard)) as writer,
-    tqdm.tqdm(total=total, initial=begin, desc=title, unit='step', dynamic_ncols=True) as bar,
+    contextlib.closing(_writer(workdir, begin, meta['scored'], c.tensorboard)) as writer,
+    tqdm.tqdm(
+      total=total,
+      initial=begin,
+      desc=title,
+      unit='step',
+      dynamic_ncols=True,
+      disable=not hosts.first(),
+    ) as bar,
   ):
 
     def keep(done: int, state, wait: bool = False) -> None:
@@ -289,6 +297,10 @@ def fit(
       best.close()
   stop.point()  # all of it is saved
   return Result(student, kept['metrics'], kept['best_step'], total)
+
+
+def _writer(*args) -> log.Writer:
+  return log.Writer(*args) if hosts.first() else log.Nobody()
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

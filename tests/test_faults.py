@@ -3,7 +3,6 @@
 python -m pytest -m slow tests/test_faults.py; KDJAX_FAULTS is how often each run dies (20).
 """
 
-import json
 import os
 import pathlib
 import random
@@ -17,7 +16,7 @@ import time
 import pytest
 
 from kdjax import stop
-from tests import tiny
+from tests import tiny, toy
 
 FAULTS = int(os.environ.get('KDJAX_FAULTS', 20))
 _HERE = pathlib.Path(__file__).parent.parent
@@ -40,23 +39,6 @@ def _finish(process: subprocess.Popen) -> None:
 
 def _rows(workdir: pathlib.Path) -> int:
   return sum(len(p.read_text().splitlines()) for p in workdir.glob('*/log.jsonl'))
-
-
-def _left(workdir: pathlib.Path) -> dict:
-  """All that a run leaves and that must not depend on what happened to it."""
-  found = {}
-  for path in sorted(workdir.rglob('*')):
-    name = str(path.relative_to(workdir))
-    if path.name == 'model.safetensors':
-      found[name] = path.read_bytes()
-    elif path.name == 'log.jsonl':
-      found[name] = tiny.logged(path.parent)
-    elif path.name == 'result.json':
-      found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != 'seconds'}
-    elif path.name == 'results.json':
-      rows = json.loads(path.read_text()).items()
-      found[name] = {m: {k: v for k, v in r.items() if 'second' not in k} for m, r in rows}
-  return found
 
 
 def _rob(workdir: pathlib.Path, rng: random.Random) -> bool:
@@ -95,7 +77,7 @@ def test_a_run_whose_disk_is_full_for_a_while_ends_the_same(tmp_path, name):
   assert b'was not written' in said
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
   _finish(process)  # itself: nobody has to start it again
-  assert _left(work) == _left(whole)
+  assert toy.left(work) == toy.left(whole)
 
 
 @pytest.mark.slow
@@ -137,5 +119,5 @@ def test_whatever_happens_to_a_run_it_ends_the_same(rng, tmp_path, name):
       count['robbed'] += _rob(work, chance)
   _finish(_start(name, folder, work))
   print(name, count)
-  assert _left(work) == _left(whole), count
+  assert toy.left(work) == toy.left(whole), count
   assert count['killed'] + count['stopped'] >= FAULTS // 2

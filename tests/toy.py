@@ -1,10 +1,13 @@
 """A toy task on disk: a teacher folder with a tokenizer, and files with a learnable label."""
 
 import csv
+import json
 import pathlib
 
 import numpy as np
 import pytest
+
+from tests import tiny
 
 BAD = ['bad', 'awful', 'dull', 'weak', 'poor']
 GOOD = ['good', 'great', 'bright', 'strong', 'rich']
@@ -90,6 +93,23 @@ def config(method: str, folder: pathlib.Path, rng: np.random.Generator, **change
   c.eval.batch_size = 16
   c.update_from_flattened_dict(changes)
   return c.lock()
+
+
+def left(workdir: pathlib.Path) -> dict:
+  """All that a run leaves and that must not depend on what happened to it."""
+  found = {}
+  for path in sorted(workdir.rglob('*')):
+    name = str(path.relative_to(workdir))
+    if path.name == 'model.safetensors':
+      found[name] = path.read_bytes()
+    elif path.name == 'log.jsonl':
+      found[name] = tiny.logged(path.parent)
+    elif path.name == 'result.json':
+      found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != 'seconds'}
+    elif path.name == 'results.json':
+      rows = json.loads(path.read_text()).items()
+      found[name] = {m: {k: v for k, v in r.items() if 'second' not in k} for m, r in rows}
+  return found
 
 
 def check_torch_reads_masked(folder: pathlib.Path) -> None:

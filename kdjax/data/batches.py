@@ -1,5 +1,6 @@
 """Batches of a few fixed shapes: endless and resumable to train on, each row once to score."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ class Dataset(NamedTuple):
 
 
 Batch = dict[str, np.ndarray]
+ALL = slice(None)
+_DIGEST = 1 << 20
 Plan = list[tuple[int, np.ndarray]]  # per batch: its length L, its rows
 
 
@@ -72,7 +75,7 @@ def lengths(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
 
 
 def train_batches(
-  data: Dataset, batch_size: int, buckets: Sequence[int], seed: int, start: int = 0
+  data: Dataset, batch_size: int, buckets: Sequence[int], seed: int, start: int = 0, own=ALL
 ) -> Iterator[Batch]:
   """Endless batches from number `start` on: a pure function of (data, seed, batch number).
 
@@ -85,6 +88,8 @@ def train_batches(
   leaves out are drawn anew each epoch, whatever their length. With data.group = g, rows come in
   groups of g neighbours, each group whole and in order, and groups are what is shuffled.
 
+  own: the places in a batch that are built, where other hosts build the rest; index has all.
+
   Raises:
     ValueError: fewer rows than batch_size, arrays of different sizes, or a batch of broken groups.
   """
@@ -94,11 +99,11 @@ def train_batches(
   if start < 0:
     raise ValueError(f'batch number {start} is below 0')
   shapes = lengths(buckets, data.tokens.tokens.shape[1])
-  return _endless(data, batch_size, shapes, seed, start, steps)
+  return _endless(data, batch_size, shapes, seed, start, steps, own)
 
 
 def _endless(
-  data: Dataset, batch_size: int, shapes: tuple[int, ...], seed: int, start: int, steps: int
+  data: Dataset, batch_size: int, shapes: tuple[int, ...], seed: int, start: int, steps: int, own
 ) -> Iterator[Batch]:
   epoch, skip = divmod(start, steps)
   while True:
@@ -108,7 +113,7 @@ def _endless(
         continue
       longest = _longest(data, rows)
       for L, chosen in _epoch(longest, batch_size, shapes, stream, data.group)[skip:]:
-        yield _batch(data, rows.start + chosen, L)
+        yield _batch(data, rows.start + chosen, L, own)
       skip = 0
     epoch += 1
 
@@ -133,12 +138,12 @@ def _blocks(
 
 
 def eval_batches(
-  data: Dataset, batch_size: int, buckets: Sequence[int]
+  data: Dataset, batch_size: int, buckets: Sequence[int], own=ALL
 ) -> Iterator[tuple[Batch, int]]:
   """(batch, real rows in it), short rows first; each row of the data exactly once.
 
   Only the last batch may be partial: its first row is repeated to fill it, and only the first
-  `real` rows count. Keys and shapes are those of train_batches.
+  `real` rows count. Keys, shapes and own are those of train_batches.
 
   Raises:
     ValueError: arrays of different sizes.
@@ -150,11 +155,11 @@ def eval_batches(
   longest = _longest(data, slice(None))
   plan, rest = _group(np.argsort(longest, kind='stable'), longest, batch_size, shapes)
   for L, rows in plan:
-    yield _batch(data, rows, L), batch_size
+    yield _batch(data, rows, L, own), batch_size
   if len(rest):
     L = shapes[np.searchsorted(shapes, longest[rest].max())]
     rows = np.concatenate([rest, np.repeat(rest[:1], batch_size - len(rest))])
-    yield _batch(data, rows, L), n % batch_size
+    yield _batch(data, rows, L, own), n % batch_size
 
 
 def _epoch(
@@ -206,7 +211,8 @@ def _longest(data: Dataset, rows: slice) -> np.ndarray:
   return np.maximum(data.tokens.length[rows], data.teacher.length[rows])
 
 
-def _batch(data: Dataset, rows: np.ndarray, L: int) -> Batch:
+def _batch(data: Dataset, rows: np.ndarray, L: int, own=ALL) -> Batch:
+  index, rows = data.index[rows], rows[own]
   tokens_BL, segments_BL, mask_BL = _view(data.tokens, rows, L)
   batch = dict(
     tokens=tokens_BL,
@@ -214,7 +220,7 @@ def _batch(data: Dataset, rows: np.ndarray, L: int) -> Batch:
     mask=mask_BL,
     maskable=mask_BL if data.ordinary is None else mask_BL & data.ordinary[tokens_BL],
     label=data.label[rows],
-    index=data.index[rows],
+    index=index,
   )
   if data.teacher is not None:
     names = ('teacher_tokens', 'teacher_segments', 'teacher_mask')
@@ -246,3 +252,16 @@ def _check(data: Dataset) -> int:
   if any(size != n for size in sizes):
     raise ValueError(f'tokens have {n} rows, length, label, index (and teacher) {sizes}')
   return n
+
+
+def digest(data: Dataset) -> str:
+  """Hex digest of what a split holds; of ids, no more rows than _DIGEST, evenly spaced."""
+  found = hashlib.sha256()
+  step = 1 + len(data.index) // _DIGEST
+  arrays = [data.label, data.index]
+  for view in (data.tokens, data.teacher):
+    arrays += [view.length, view.tokens[::step], view.segments[::step]] if view else []
+  for array in arrays:
+    found.update(f'{array.shape} {array.dtype}'.encode())
+    found.update(np.ascontiguousarray(array))
+  return found.hexdigest()
