@@ -72,6 +72,7 @@ def settle(c):
   c.data.max_length = c.data.max_length or (32 if spec.name == 'docs' else 128)
   c.data.buckets = batches.lengths(c.data.buckets, c.data.max_length)
   for name, value, low in (
+    ('seeds', c.seeds, 1),
     ('train.batch_size', c.train.batch_size, 1),
     ('train.accumulate', c.train.accumulate, 1),
     ('eval.batch_size', c.eval.batch_size, 1),
@@ -136,7 +137,6 @@ def prepare(
   c, spec, text = read(c)
   _check_unlabelled(c, spec, masked)
   mesh = sharding.make_mesh(**c.mesh)
-  sharding.check_batch(mesh, c.train.batch_size, c.train.accumulate, 'train.batch_size')
   sharding.check_batch(mesh, c.eval.batch_size, 1, 'eval.batch_size')
   teacher = student = generator = None
   mismatch = ''
