@@ -104,7 +104,8 @@ class Writer:
       writer.write(step, row)
     row = scores[0]
     if self._own:
-      row = mean(scores) | {f'{k}/std': v for k, v in std(scores).items()}
+      spread = {f'{k}/std': v for k, v in std(scores).items() if k != 'examples_per_second'}
+      row = mean(scores) | spread
     self._all.write(step, row)
 
   def close(self) -> None:
