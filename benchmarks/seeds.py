@@ -1,6 +1,6 @@
 """A step of many seeds in one program, against that of one seed, as often.
 
-nice -n 5 python benchmarks/seeds.py [--method=kd] [--seeds=4] [--rounds=5] [--steps=4]
+nice -n 5 python benchmarks/seeds.py [--method=kd] [--seeds=4] [--sizes=toy,small,docs] [--rounds=5]
 
 Random weights, one device. Prints, for each size: seconds of a step of one seed and of all, medians
 over rounds that take turns, and their ratio to as many single steps; by the wall clock and by the
@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import transformers
-from absl import app, flags
+from absl import app, flags, logging
 
 from configs import common
 from kdjax import env, methods, net, seeds, sharding, tasks, train
@@ -22,6 +22,7 @@ from kdjax.report import markdown
 
 _METHOD = flags.DEFINE_string('method', 'kd', 'Without a generator.')
 _SEEDS = flags.DEFINE_integer('seeds', 4, 'In one program.', lower_bound=2)
+_SIZES = flags.DEFINE_list('sizes', ['toy', 'small', 'docs'], 'Of models and batches.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Medians over these.')
 _STEPS = flags.DEFINE_integer('steps', 4, 'In each round.')
 
@@ -86,8 +87,8 @@ def player(n: int, size: tuple[int, ...]):
 def main(argv) -> None:
   del argv
   lines, n = [], _SEEDS.value
-  for name, size in SIZES.items():
-    calls = {1: player(1, size), n: player(n, size)}
+  for name in _SIZES.value:
+    calls = {k: player(k, SIZES[name]) for k in (1, n)}
     spent = {k: [] for k in calls}
     for _ in range(_ROUNDS.value + 1):
       for k, call in calls.items():
@@ -99,6 +100,7 @@ def main(argv) -> None:
     ratios = all_ / (n * one)
     lines.append([name, *(f'{1e3 * x:.1f}' for x in (one[0], all_[0], one[1], all_[1]))])
     lines[-1] += [f'{x:.2f}' for x in ratios]
+    logging.info('%s', ' '.join(lines[-1]))
   head = ['', 'ms, 1 seed', f'ms, {n} seeds', 'CPU ms, 1', f'CPU ms, {n}', 'ratio', 'ratio, CPU']
   print(markdown(head, lines))
 

@@ -202,3 +202,28 @@ def test_means_and_deviations_are_of_the_seeds_that_have_a_metric():
   assert seeds.mean(scores) == dict(a=2.0, b=3.0)
   assert seeds.std(scores) == pytest.approx(dict(a=1.0, b=np.sqrt(2)))
   assert seeds.std(scores[:1]) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['mlm_kd', 'mate_kd'])
+def test_what_stands_beside_the_students_is_trained_once_and_shared(rng, tmp_path, name):
+  changes = {'seeds': 2, 'student.init': 'random', 'compare': '', 'train.epsilon': 1e-3}
+  c = toy.config(name, tmp_path, rng, **changes)
+  rows = jobs.run(jobs.prepare(c, tmp_path / 'work'))
+  one = _one(c, 1)
+  roles = ('teacher', 'generator') if name == 'mate_kd' else ('teacher',)
+  for role in roles:
+    one[role].update(finetune=False, init=str(tmp_path / 'work' / role / 'model'))
+  jobs.run(jobs.prepare(one, tmp_path / 'one'))
+  own, alone = tmp_path / 'work' / name / 'seed1', tmp_path / 'one' / name
+  found, wanted = (json.loads((d / 'result.json').read_text()) for d in (own, alone))
+  for moment in {'before', 'metrics'} & wanted.keys():
+    assert found[moment] == pytest.approx(wanted[moment], rel=1e-3)
+  head = 'mlm' if name == 'mlm_kd' else 'classify'
+  both = (net.split(hf.load(d / 'model', head=head)[0])[1] for d in (own, alone))
+  tiny.near(*both, name)
+  assert '±' in (tmp_path / 'work' / 'results.md').read_text()
+  mean = seeds.mean([own['validation' if head == 'classify' else 'metrics']
+                     for own in rows[name]['seeds'].values()])  # fmt: skip
+  assert rows[name]['validation'] == pytest.approx(mean)
+  assert jobs.evaluation(c, tmp_path / 'work')['validation'] == pytest.approx(mean, rel=1e-3)
