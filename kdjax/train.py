@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
   Of several seeds, every leaf has a first axis of them.
   """
 
-  step: jax.Array  # i32[]
+  step: jax.Array  # i32[], or i32[S]
   params: dict[str, Any]
   opt: dict[str, Any]
   memory: Any
@@ -267,12 +267,9 @@ def fit(
   begin, scored, pending = 0, 0, []
   if last.step() is not None:
     begin = last.step()
-    state, meta = last.restore(state)
-    scored, pending, kept = (
-      meta.pop('scored'),
-      meta.pop('pending'),
-      meta['seeds'] if many else [meta],
-    )
+    state, told = last.restore(state)
+    scored, pending = told.pop('scored'), told.pop('pending')
+    kept = told['seeds'] if many else [told]
     log.logger.info(f'{title}: going on from step {begin}')
   best.drop_after(scored)
   every = c.eval_every or per_epoch
