@@ -42,9 +42,11 @@ def _play(game, steps, batches, mesh, many=False):
   return state, log
 
 
-def _same_as_alone(rng, name, devices, n=3, steps=4, **changes):
-  """Plays n seeds at once and each alone; the state of all."""
+def _same_as_alone(rng, name, devices, n=3, steps=4, lost=(), **changes):
+  """Plays n seeds at once and each alone; the state of all. lost: seeds that begin as nan."""
   method, params = _starts(name, n)
+  for i in lost:
+    params[i]['student'] = jax.tree.map(lambda x: x * np.nan, params[i]['student'])
   own = [[tiny.batch(rng) for _ in range(steps)] for _ in range(n)]
   mesh = sharding.for_seeds(sharding.make_mesh(devices), n)
   game = _start(method, params, mesh, 3, **changes)
@@ -69,3 +71,11 @@ def test_groups_of_devices_take_a_share_of_the_seeds_each(rng, name):
   state = _same_as_alone(rng, name, 4, n=2)
   for leaf in jax.tree.leaves((state.params, state.opt, state.memory)):
     assert leaf.sharding.shard_shape(leaf.shape)[0] == 1, leaf.sharding
+
+
+@pytest.mark.slow
+def test_a_seed_whose_steps_are_skipped_and_accumulated_parts_leave_the_others_as_alone(rng):
+  state = _same_as_alone(rng, 'kd', 2, n=2, lost=(1,), nonfinite='skip', accumulate=2)
+  leaf = np.asarray(jax.tree.leaves(state.params['student'])[0])
+  assert np.isfinite(leaf[0]).all() and np.isnan(leaf[1]).all()
+  assert list(state.step) == [4, 4]
