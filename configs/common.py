@@ -20,6 +20,7 @@ def config(task: str, method: str) -> ConfigDict:
   c = ConfigDict()
   c.name = method  # of the run and its folder; config.method.name is the method's file
   c.seed = 0
+  c.seeds = 1  # students of seed, seed + 1, ... by one teacher, in one program: docs/scaling.md
   c.compare = ''  # names of other methods to run beside this one, by commas: 'finetune,kd'
   c.task = _task(task or 'docs')
   c.data = _data()

@@ -64,10 +64,12 @@ def _kind(config) -> str:
 
 def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
   where = plan.workdir / name
-  state = 'finished, would be reused' if runs.done(where) else f'{steps} steps'
+  seeds = len(runs.folders(plan.c, where))
+  many = f' of {seeds} seeds' * (seeds > 1)
+  state = 'finished, would be reused' if runs.done(plan.c, where) else f'{steps} steps{many}'
   said = runs.differ(where, runs.asked(plan.c, name))
   if said:  # or it would have been refused
-    state = f'{steps} steps, and the run there ({said}) would be set aside'
+    state = f'{steps} steps{many}, and the run there ({said}) would be set aside'
   print(f'  {name}: {state}, {steps / per_epoch:.2f} epochs of {per_epoch} -> {where}')
 
 

@@ -73,6 +73,7 @@ def settle(c):
   c.data.max_length = c.data.max_length or (32 if spec.name == 'docs' else 128)
   c.data.buckets = batches.lengths(c.data.buckets, c.data.max_length)
   for name, value, low in (
+    ('seeds', c.seeds, 1),
     ('train.batch_size', c.train.batch_size, 1),
     ('train.accumulate', c.train.accumulate, 1),
     ('eval.batch_size', c.eval.batch_size, 1),
@@ -92,6 +93,11 @@ def settle(c):
   ):
     if c.train[name] not in known:
       raise ValueError(f'config.train.{name}={c.train[name]!r} is none of {", ".join(known)}')
+  if c.seeds > 1 and c.train.prng != 'threefry2x32':
+    raise ValueError(
+      f'config.train.prng={c.train.prng!r} draws for all of config.seeds={c.seeds} otherwise than for '
+      "each alone: set it to 'threefry2x32'"
+    )
   return c, spec
 
 
@@ -146,7 +152,6 @@ def prepare(
   c, spec, text = read(c)
   _check_unlabelled(c, spec, masked)
   mesh = sharding.make_mesh(**c.mesh)
-  sharding.check_batch(mesh, c.train.batch_size, c.train.accumulate, 'train.batch_size')
   sharding.check_batch(mesh, c.eval.batch_size, 1, 'eval.batch_size')
   teacher = student = generator = None
   mismatch = ''

@@ -6,19 +6,24 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from kdjax import metrics, sharding, stop
+from kdjax import metrics, seeds, sharding, stop
 from kdjax.data import batches
 
 Forward = Callable[..., jax.Array]
 
 
-def forward(net, mesh) -> Forward:
-  """Jitted (params, batch) -> logits f32[B, C], deterministic, rows split over the mesh."""
-  return compiled(lambda params, batch: net(params, batch).logits, mesh)
+def forward(net, mesh, many: bool = False) -> Forward:
+  """Jitted (params, batch) -> logits f32[B, C], deterministic, rows split over the mesh.
+
+  many: of several seeds' parameters, f32[B, S, C].
+  """
+  return compiled(lambda params, batch: net(params, batch).logits, mesh, many)
 
 
-def compiled(function, mesh) -> Forward:
-  """Jitted (params, batch) -> rows; parameters as they lie."""
+def compiled(function, mesh, many: bool = False) -> Forward:
+  """Jitted (params, batch) -> rows; parameters as they lie; many: rows [B, S, ...] of all seeds."""
+  if many:
+    function = seeds.each(function, (0, None), 1)
   rows, out = sharding.rows(mesh), sharding.fetched(mesh)
   return jax.jit(sharding.under(mesh, function), in_shardings=(None, rows), out_shardings=out)
 
@@ -26,7 +31,7 @@ def compiled(function, mesh) -> Forward:
 def logits(
   run: Forward, params, data: batches.Dataset, batch_size: int, buckets: tuple[int, ...], mesh
 ) -> np.ndarray:
-  """f32[n, C], in the order of the data set.
+  """f32[n, C], of several seeds f32[n, S, C], in the order of the data set.
 
   Raises:
     AssertionError: an example was scored twice or not at all, or two rows have one index.
@@ -60,14 +65,25 @@ def _ahead(data, batch_size, buckets, mesh, run, params) -> Iterator:
     yield waiting
 
 
-def scorer(net, task, names: tuple[str, ...], batch_size: int, buckets, mesh) -> Callable:
-  """(params, data) -> metrics by name; compiles once per bucket."""
-  run = forward(net, mesh)
+def scorer(
+  net, task, names: tuple[str, ...], batch_size: int, buckets, mesh, many: bool = False
+) -> Callable:
+  """(params, data) -> metrics by name; compiles once per bucket; many: a list, of each seed."""
+  run = forward(net, mesh, many)
   decide = jax.jit(task.decide)
 
-  def score(params, data: batches.Dataset) -> dict[str, float]:
+  def rated(data: batches.Dataset, out_NC: np.ndarray) -> dict[str, float]:
+    return metrics.compute(names, np.asarray(decide(out_NC)), data.label)
+
+  return each(run, rated, batch_size, buckets, mesh, many)
+
+
+def each(run: Forward, rated: Callable, batch_size: int, buckets, mesh, many: bool) -> Callable:
+  """(params, data) -> what `rated` makes of (data, its rows); many: a list, of each seed."""
+
+  def score(params, data: batches.Dataset):
     out = logits(run, params, data, batch_size, buckets, mesh)
-    return metrics.compute(names, np.asarray(decide(out)), data.label)
+    return [rated(data, own) for own in out.swapaxes(0, 1)] if many else rated(data, out)
 
   return score
 

@@ -2,11 +2,12 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from kdjax import hosts, log
+from kdjax import hosts, log, seeds
 
 FILE = 'nonfinite.jsonl'
 POLICIES = ('stop', 'skip')
@@ -18,42 +19,51 @@ class Guard:
   A step that went wrong is written to workdir/nonfinite.jsonl: step, player, metrics, and the
   `index` of the batch's rows in the train split. 'stop' ends the run there, before its state is
   saved. 'skip' goes on: the step has already left everything as it was (see train.make_step).
+  Of several seeds, each that went wrong is written and named.
   """
 
-  def __init__(self, title: str, workdir: pathlib.Path, policy: str):
+  def __init__(self, title: str, workdir: pathlib.Path, policy: str, numbers: Sequence[int] = (0,)):
     self._title, self._path, self._policy = title, workdir / FILE, policy
+    self._seeds = numbers
     self._rows: dict[int, np.ndarray] = {}
 
   def watch(self, step: int, batch: dict[str, np.ndarray]) -> None:
     """Remember whose step it is."""
     self._rows[step] = batch['index']
 
-  def fetch(self, pending: list, last: int) -> list[dict[str, float]]:
-    """Metrics of the steps up to `last` as plain numbers.
+  def fetch(self, pending: list, last: int) -> list[dict[str, float | list[float]]]:
+    """Metrics of the steps up to `last` as plain numbers; of several seeds, a list of each.
 
     Raises:
       FloatingPointError: something is not finite, and the policy is to stop.
     """
-    rows = [{k: float(v) for k, v in row.items()} for row in jax.device_get(pending)]
+    rows = [{k: np.asarray(v).tolist() for k, v in row.items()} for row in jax.device_get(pending)]
     for step, row in enumerate(rows, last - len(rows) + 1):
-      bad = sorted(name for name, value in row.items() if not np.isfinite(value))
       examples = self._rows.pop(step, None)
-      if bad and examples is not None:  # None: seen before the run was stopped, and said then
-        self._say(step, bad, row, examples)
+      if examples is not None:  # None: seen before the run was stopped, and said then
+        self._check(step, row, examples)
     return rows
 
-  def _say(self, step: int, bad: list[str], row: dict[str, float], examples: np.ndarray) -> None:
-    player = bad[0].partition('/')[0]
-    terms = [name.partition('/')[2] for name in bad]
-    record = dict(step=step, player=player, metrics={k: str(v) for k, v in row.items()})
-    record['examples'] = [int(i) for i in examples]
-    if hosts.first():  # all see the same metrics
-      with self._path.open('a', encoding='utf8') as file:
-        file.write(json.dumps(record) + '\n')
-    said = (
-      f"{self._title}: step {step}, {player}'s turn: {', '.join(terms)} not finite; the batch's "
-      f'examples are in {self._path}'
-    )
+  def _check(self, step: int, row: dict, examples: np.ndarray) -> None:
+    many, said = len(self._seeds) > 1, []
+    each = [own for (own,) in seeds.rows([row], len(self._seeds))]
+    for i, (seed, own) in enumerate(zip(self._seeds, each, strict=True)):
+      bad = sorted(name for name, value in own.items() if not np.isfinite(value))
+      if bad:
+        player = bad[0].partition('/')[0]
+        of = dict(seed=seed) if many else {}
+        record = of | dict(step=step, player=player, metrics={k: str(v) for k, v in own.items()})
+        record['examples'] = [int(i) for i in (examples[i] if many else examples)]
+        if hosts.first():  # all see the same metrics
+          with self._path.open('a', encoding='utf8') as file:
+            file.write(json.dumps(record) + '\n')
+        terms = ', '.join(name.partition('/')[2] for name in bad)
+        said.append(f"{player}'s turn: " + f'seed {seed}: ' * many + terms)
+    if said:
+      self._say(f'{self._title}: step {step}, {"; ".join(said)} not finite')
+
+  def _say(self, what: str) -> None:
+    said = f"{what}; the batch's examples are in {self._path}"
     if self._policy == 'stop':
       raise FloatingPointError(
         f'{said}. Lower config.train.rate, set config.train.clip, look at those rows, or let such '

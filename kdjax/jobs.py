@@ -2,7 +2,8 @@
 
 A workdir holds one folder per run (teacher, generator, and each method by name), each with run.json
 (what it was asked), result.json (once it is done), log.jsonl, checkpoints, and model: a HuggingFace
-folder.
+folder. Of several seeds, result.json and log.jsonl have means and spreads, and folders seed0, seed1
+and so on have model, result.json and log.jsonl of each.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from kdjax import (
   report,
   roles,
   runs,
+  seeds,
   sharding,
   train,
 )
@@ -41,6 +43,11 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   fork: runs that were asked something else are set aside, once all is checked, not refused.
   """
   wanted = runs.order(c)
+  if c.seeds > 1 and jax.process_count() > 1:
+    raise ValueError(
+      f'config.seeds={c.seeds} is for one process, and there are {jax.process_count()}: start the '
+      'seeds one by one by config.seed'
+    )
   if not cache:
     report.writable(workdir)
   c, spec = env.settle(c)
@@ -52,12 +59,16 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   )
   for name in () if fork else others:
     runs.same(workdir / name, runs.asked(c, name))
-  done = hosts.agree(lambda: [name for name in wanted if runs.done(workdir / name)])
+  done = hosts.agree(lambda: [name for name in wanted if runs.done(c, workdir / name)])
   finished = {
     name: workdir / name / 'model'
     for name in ('teacher', 'generator')
     if name in done and name not in others
   }
+  mesh = sharding.make_mesh(**c.mesh)
+  for name in [name for name in wanted if name not in finished]:
+    own = sharding.for_seeds(mesh, len(runs.folders(c, workdir / name)))
+    sharding.check_batch(own, c.train.batch_size, c.train.accumulate, 'train.batch_size')
   plan = env.prepare(c, workdir, finished, runs.cast(c), runs.masked(c))
   first = plan.spec.evaluation[0]
   for split in ('train', first):
@@ -90,14 +101,14 @@ def run(plan: env.Plan) -> dict[str, dict]:
   teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
   generator = _ready(plan, 'generator', {})
   if runs.alone(c):
-    return _guessed(plan, {'generator': generator})
-  models = {'teacher': teacher}
-  start = roles.student(c, plan.spec, teacher, 'mlm' if runs.masked(c) else 'classify')
+    return _guessed(plan, {'generator': [generator]})
+  models, kind = {'teacher': [teacher]}, 'mlm' if runs.masked(c) else 'classify'
+  starts = [roles.student(own, plan.spec, teacher, kind) for own in seeds.configs(c).values()]
   for name in runs.names(c):
     others = {'teacher': teacher}
     if runs.uses_generator(c, name):
       others['generator'] = generator
-    models[name] = _run(plan, name, start, others)
+    models[name] = _run(plan, name, starts, others)
   if runs.masked(c):
     return _guessed(plan, models)
   rows = _rows(plan, models)
@@ -106,7 +117,7 @@ def run(plan: env.Plan) -> dict[str, dict]:
   return rows
 
 
-def _guessed(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
+def _guessed(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   learned = _learned(plan, models)
   return report.guesses(learned, plan.workdir) if hosts.first() else learned
 
@@ -115,67 +126,98 @@ def _ready(plan, name: str, others: dict[str, roles.Model]) -> roles.Model | Non
   """Teacher or generator, trained where that is asked; None where there is none."""
   model = getattr(plan, name)
   if name in runs.order(plan.c):
-    return _run(plan, name, model, others)
+    return _run(plan, name, [model], others)[0]
   if model:
     # A wrong one, or a teacher with classes in another order, would fail in silence.
     cut, params = _cut(plan, name, model)
-    _say(name, _scorer(plan, name, cut)(params, plan.data[plan.spec.evaluation[0]]))
+    _say(name, _scorer(plan, name, cut, plan.mesh)(params, plan.data[plan.spec.evaluation[0]]))
   return model
 
 
-def _run(plan, name: str, model: roles.Model, others: dict[str, roles.Model]) -> roles.Model:
-  """One run to its end, or its model where it is finished already.
+def _run(
+  plan, name: str, starts: list[roles.Model], others: dict[str, roles.Model]
+) -> list[roles.Model]:
+  """One run to its end, or its models where it is finished already.
 
-  model: what is trained. others: whom else its method asks, by role.
+  starts: what is trained, of each seed. others: whom else its method asks, by role.
   """
   workdir, c, guesses = plan.workdir / name, plan.c, _guesses(plan, name)
-  if hosts.agree(lambda: runs.done(workdir)):
-    log.logger.info(f'{name}: finished already, {workdir / "model"} is used')
+  folders, kind = runs.folders(c, workdir), 'mlm' if guesses else 'classify'
+  if hosts.agree(lambda: runs.done(c, workdir)):
+    log.logger.info(f'{name}: finished already, {workdir} is used')
     if name == 'generator':
-      return plan.generator
-    return roles.load(c, plan.spec, workdir / 'model', 'mlm' if guesses else 'classify')
+      return [plan.generator]
+    return [roles.load(c, plan.spec, own / 'model', kind) for own in folders.values()]
   workdir.mkdir(parents=True, exist_ok=True)
   if hosts.first():
     report.write_json(workdir / 'run.json', runs.asked(c, name))
   began = time.perf_counter()
-  cut, params, method = _staged(plan, name, model, others)
-  scorer, split = _scorer(plan, name, cut), plan.spec.evaluation[0]
+  mesh, many = _mesh(plan, name), len(starts) > 1
+  cut, params, method = _staged(plan, name, starts[0], others)
+  each = [params] + [params | dict(student=net.split(m.module)[1]) for m in starts[1:]]
+  scorer, split = _scorer(plan, name, cut, mesh, many), plan.spec.evaluation[0]
   score = lambda params: scorer(params, plan.data[split])  # noqa: E731
-  before = {}
+  before = [{} for _ in starts]
   if guesses:
-    before['before'] = score(params['student'])
-    _say(f'{name}, untrained', before['before'])
+    found = score(seeds.join([own['student'] for own in each]))
+    before = [dict(before=own) for own in (found if many else [found])]
+    _say(f'{name}, untrained', seeds.mean([own['before'] for own in before]))
   found = train.fit(
     method,
-    params,
+    each,
     plan.data['train'],
     score,
     runs.fields(c, name),
     c.data.buckets,
     workdir,
-    sharding.learner(plan.mesh, name),
+    mesh,
     name,
   )
   if guesses:
-    _say(name, found.metrics)
-  # Whole on each host: what is saved, and read by whoever learns from it.
-  model = model._replace(module=net.fill(model.module, sharding.whole(found.params)))
-  result = dict(
-    split=split,
-    **before,
-    metrics=found.metrics,
-    best_step=found.step,
-    steps=found.steps,
-    seconds=round(time.perf_counter() - began, 1),
-    parameters=model.parameters,
-  )
-  labels = () if guesses else plan.spec.labels
-  card = report.card(plan, name, result)
-  if hosts.first():
-    roles.save(model, workdir / 'model', labels, card)
-    report.write_json(workdir / 'result.json', result)
+    _say(name, seeds.mean([own.metrics for own in found]))
+  models, results = [], {}
+  for i, (seed, folder) in enumerate(folders.items()):
+    result = dict(
+      split=split,
+      **before[i],
+      metrics=found[i].metrics,
+      best_step=found[i].step,
+      steps=found[i].steps,
+      seconds=round(time.perf_counter() - began, 1),
+      parameters=starts[i].parameters,
+    )
+    labels = () if guesses else plan.spec.labels
+    card = report.card(plan, name, result, seed)
+    # Whole on each host: what is saved, and read by whoever learns from it.
+    params = sharding.whole(found[i].params)
+    model = starts[i]._replace(module=net.fill(starts[i].module, params))
+    if hosts.first():
+      folder.mkdir(exist_ok=True)
+      roles.save(model, folder / 'model', labels, card)
+      report.write_json(folder / 'result.json', result)
+    models.append(model)
+    results[seed] = result
+  if many and hosts.first():  # the last to be written: it says that all seeds are there
+    report.write_json(workdir / 'result.json', _joint(results))
   hosts.meet()
-  return model
+  return models
+
+
+def _joint(results: dict[int, dict]) -> dict:
+  """The results of all seeds: means and standard deviations of what they measured, and each."""
+  each = list(results.values())
+  out = {k: each[-1][k] for k in ('split', 'steps', 'seconds', 'parameters')}
+  for moment in ('before', 'metrics'):
+    if moment in each[0]:
+      out[moment] = seeds.mean([own[moment] for own in each])
+  std = seeds.std([own['metrics'] for own in each])
+  return out | dict(std=std, seeds={str(seed): own for seed, own in results.items()})
+
+
+def _mesh(plan, name: str) -> sharding.Mesh:
+  """Where a run is trained."""
+  mesh = sharding.learner(plan.mesh, name)
+  return sharding.for_seeds(mesh, len(runs.folders(plan.c, plan.workdir / name)))
 
 
 def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):
@@ -197,8 +239,8 @@ def layout(plan: env.Plan, name: str) -> str:
     others['generator'] = plan.generator
   _, params, method = _staged(plan, name, model, others)
   data, c = plan.data['train'], runs.fields(plan.c, name)
-  mesh = sharding.learner(plan.mesh, name)
-  total = train.total_steps(c, len(data.index))[0]
+  mesh, total = _mesh(plan, name), train.total_steps(c, len(data.index))[0]
+  params = [params] * len(runs.folders(plan.c, plan.workdir / name))
   state, frozen, _ = train.shapes(method, params, data, c, total, mesh)
   return sharding.table(train.groups(state, frozen), mesh)
 
@@ -212,33 +254,35 @@ def _guesses(plan, name: str) -> bool:
   return name == 'generator' or runs.masked(plan.c)
 
 
-def _learned(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
+def _learned(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   """By name, what a run's result.json has; of a model that was taken as it is, its score alone."""
   out, split = {}, plan.spec.evaluation[0]
-  for name, model in models.items():
+  for name, (model, *_) in models.items():
     if name in runs.order(plan.c):
       path = plan.workdir / name / 'result.json'
       out[name] = hosts.agree(lambda path=path: report.read_json(path))
       continue
     cut, params = _cut(plan, name, model)
-    found = _scorer(plan, name, cut)(params, plan.data[split])
+    found = _scorer(plan, name, cut, plan.mesh)(params, plan.data[split])
     out[name] = dict(split=split, parameters=model.parameters, metrics=found)
   return out
 
 
-def _rows(plan, models: dict[str, roles.Model]) -> dict[str, dict]:
+def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   """Every evaluation split by every model, and speeds taken in turn."""
   rows, calls, sizes = {}, {}, plan.c.eval.batch_size
   buckets = plan.c.data.buckets
   splits = [s for s in plan.spec.evaluation if s in plan.data and env.labelled(plan.data[s])]
   few = head(plan.data[splits[0]], 512)
-  for name, model in models.items():
-    cut, params = _cut(plan, name, model)
-    forward, score = evaluate.forward(cut, plan.mesh), _scorer(plan, name, cut)
-    rows[name] = dict(parameters=model.parameters)
-    for split in splits:
-      rows[name][split] = score(params, plan.data[split])
-    calls[name] = lambda f=forward, p=params: evaluate.logits(f, p, few, sizes, buckets, plan.mesh)
+  for name, each in models.items():
+    cut, first = _cut(plan, name, each[0])
+    forward, score = evaluate.forward(cut, plan.mesh), _scorer(plan, name, cut, plan.mesh)
+    scores = {}
+    for seed, model in enumerate(each, plan.c.seed):
+      params = _cut(plan, name, model)[1]
+      scores[seed] = {split: score(params, plan.data[split]) for split in splits}
+    rows[name] = dict(parameters=each[0].parameters) | seeds.summary(scores)
+    calls[name] = lambda f=forward, p=first: evaluate.logits(f, p, few, sizes, buckets, plan.mesh)
   for name, value in evaluate.speed(calls, len(few.index)).items():
     rows[name]['examples_per_second'] = value
   return rows
@@ -253,14 +297,14 @@ def _cut(plan, name: str, model: roles.Model):
   return dataclasses.replace(cut, view=view), params
 
 
-def _scorer(plan, name: str, cut: net.Net):
+def _scorer(plan, name: str, cut: net.Net, mesh, many: bool = False):
   """(params, data) -> metrics; of a masked language model, how well it guesses."""
-  sizes = plan.c.eval.batch_size, plan.c.data.buckets, plan.mesh
+  sizes = plan.c.eval.batch_size, plan.c.data.buckets, mesh
   if _guesses(plan, name):
     # One share for all of a table: of more hidden tokens, each is harder to guess.
     block = plan.c.method if runs.masked(plan.c) else runs.block(plan.c, name)
-    return masked.scorer(cut, plan.env.mask_id, block.rho, *sizes)
-  return evaluate.scorer(cut, plan.env.task, plan.spec.metrics, *sizes)
+    return masked.scorer(cut, plan.env.mask_id, block.rho, *sizes, many=many)
+  return evaluate.scorer(cut, plan.env.task, plan.spec.metrics, *sizes, many)
 
 
 def head(data, rows: int):
@@ -274,42 +318,53 @@ def head(data, rows: int):
   )
 
 
-def chosen(c, workdir: pathlib.Path) -> pathlib.Path:
-  """The model that eval, predict and export take: config.eval.model, or this method's."""
-  own = 'generator' if runs.alone(c) else c.name
-  where = pathlib.Path(c.eval.model) if c.eval.model else workdir / own / 'model'
-  if not where.is_dir():
-    raise ValueError(f'no model in {where}: train first, or set config.eval.model')
-  return where
+def chosen(c, workdir: pathlib.Path) -> dict[int, pathlib.Path]:
+  """By seed, the models that eval, predict and export take: config.eval.model, or this method's."""
+  own = workdir / ('generator' if runs.alone(c) else c.name)
+  found = {seed: folder / 'model' for seed, folder in runs.folders(c, own).items()}
+  if c.eval.model:
+    found = {c.seed: pathlib.Path(c.eval.model)}
+  for where in found.values():
+    if not where.is_dir():
+      raise ValueError(f'no model in {where}: train first, or set config.eval.model')
+  return found
 
 
 def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
-  """Score the chosen model on every labelled evaluation split (or config.eval.split)."""
-  where = chosen(c, workdir)
+  """Score the chosen model on every labelled evaluation split (or config.eval.split).
+
+  Of several seeds: their means, and beside them std and seeds.
+  """
+  models = chosen(c, workdir)
+  first = next(iter(models.values()))
   if runs.masked(c):
     c, spec = env.settle(c)
     if spec.label:  # it has a validation split of its own, and the corpus is not scored
       c.data.unlabelled, c.data.neighbours = '', 1
-    plan = env.prepare(c, workdir, {'generator': where}, ('generator',), True)
+    plan = env.prepare(c, workdir, {'generator': first}, ('generator',), True)
     spec, text = plan.spec, plan.text
-    cut, params = _cut(plan, 'generator', plan.generator)
-    scorer = _scorer(plan, 'generator', cut)
-    score = lambda split: scorer(params, plan.data[split])  # noqa: E731
+    scorer = _scorer(plan, 'generator', _cut(plan, 'generator', plan.generator)[0], plan.mesh)
+
+    def scores(where: pathlib.Path, splits: list[str]) -> dict[str, dict[str, float]]:
+      params = _cut(plan, 'generator', roles.load(c, spec, where, 'mlm'))[1]
+      return {split: scorer(params, plan.data[split]) for split in splits}
   else:
     c, spec, text = env.read(c)
-    classifier = _classifier(c, where)
-    classifier.check(spec)
-    score = lambda split: classifier.score(text.splits[split], spec)  # noqa: E731
-  out = {}
-  for split in (c.eval.split,) if c.eval.split else spec.evaluation:
-    if split not in text.splits:
-      log.logger.info(f'{split}: not in {text.origin}')
-      continue
-    out[split] = score(split)
-  if not out:
+
+    def scores(where: pathlib.Path, splits: list[str]) -> dict[str, dict[str, float]]:
+      classifier = _classifier(c, where)
+      classifier.check(spec)
+      return {split: classifier.score(text.splits[split], spec) for split in splits}
+
+  wanted = (c.eval.split,) if c.eval.split else spec.evaluation
+  splits = [split for split in wanted if split in text.splits]
+  for split in [split for split in wanted if split not in splits]:
+    log.logger.info(f'{split}: not in {text.origin}')
+  if not splits:
     raise ValueError(f'none of the splits {c.eval.split or spec.evaluation} is in {text.origin}')
+  out = seeds.summary({seed: scores(where, splits) for seed, where in models.items()})
   if hosts.first():
-    report.write_json(workdir / 'eval.json', dict(model=str(where), metrics=out))
+    report.write_json(workdir / 'eval.json', dict(model=str(first), metrics=out))
     print(json.dumps(out, indent=2))
   return out
 
@@ -325,7 +380,7 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
     raise ValueError(
       f'a masked language model predicts no classes: method {c.method.name} has no --mode=predict'
     )
-  where = chosen(c, workdir)
+  where = chosen(c, workdir)[c.seed]
   c, spec, text = env.read(c)
   split = c.eval.split or next(
     (s for s in ('test', 'validation') if s in text.splits), spec.evaluation[0]
@@ -341,8 +396,8 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def export(c, workdir: pathlib.Path) -> pathlib.Path:
-  """Copy the best checkpoint's HuggingFace folder out, and read it back."""
-  where = chosen(c, workdir)
+  """Copy the best checkpoint's HuggingFace folder out, or each seed's, and read it back."""
+  models = chosen(c, workdir)
   target = pathlib.Path(c.export.dir) if c.export.dir else workdir / 'export'
   if not hosts.first():
     return target
@@ -350,15 +405,17 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
     raise ValueError(f'{target} is not empty: set config.export.dir, or delete it')
   spare = target.with_name(target.name + '.tmp')
   shutil.rmtree(spare, ignore_errors=True)
-  shutil.copytree(where, spare)
   kind = 'mlm' if runs.masked(c) else 'classify'
-  first, second = (net.split(_read(d, kind))[1] for d in (where, spare))
-  if not all(map(np.array_equal, *(_leaves(p) for p in (first, second)))):
-    raise RuntimeError(f'{spare} does not read back as {where}')
+  for seed, where in models.items():
+    copy = spare / f'seed{seed}' if len(models) > 1 else spare
+    shutil.copytree(where, copy)
+    first, second = (net.split(_read(d, kind))[1] for d in (where, copy))
+    if not all(map(np.array_equal, *(_leaves(p) for p in (first, second)))):
+      raise RuntimeError(f'{copy} does not read back as {where}')
   if target.exists():
     target.rmdir()
   spare.rename(target)
-  print(f'exported {where} to {target}')
+  print(f'exported {", ".join(map(str, models.values()))} to {target}')
   return target
 
 

@@ -15,12 +15,20 @@ _SLACK = 6.0  # sigmas: no token that is drawn goes without a slot
 
 
 def scorer(
-  model: net.Net, mask_id: int, rho: float, batch_size: int, buckets, mesh, seed: int = 0
+  model: net.Net,
+  mask_id: int,
+  rho: float,
+  batch_size: int,
+  buckets,
+  mesh,
+  seed: int = 0,
+  many: bool = False,
 ) -> Callable:
   """(params, data) -> top1 (share guessed right) and perplexity of the hidden tokens.
 
   Each ordinary token is hidden by [MASK] with probability rho. The draws follow from the seed and
-  the row's number alone: neither the batches nor the mesh change what is asked.
+  the row's number alone: neither the batches nor the mesh change what is asked. many: a list, of
+  each of several models of one shape.
   """
   longest = max(buckets)
 
@@ -41,16 +49,15 @@ def scorer(
     real_BK = slots_BK < L
     return jnp.stack([(x * real_BK).sum(1) for x in (nll_BK, right_BK, jnp.ones_like(nll_BK))], 1)
 
-  run = evaluate.compiled(guesses, mesh)
-
-  def score(params, data: batches.Dataset) -> dict[str, float]:
-    found = evaluate.logits(run, params, data, batch_size, buckets, mesh).astype(np.float64)
-    nll, right, hidden = found.sum(0)
+  def rated(data: batches.Dataset, found_N3: np.ndarray) -> dict[str, float]:
+    del data
+    nll, right, hidden = found_N3.astype(np.float64).sum(0)
     if not hidden:
-      raise ValueError(f'no token of {len(found)} rows was drawn to be hidden: raise rho={rho}')
+      raise ValueError(f'no token of {len(found_N3)} rows was drawn to be hidden: raise rho={rho}')
     return dict(top1=float(right / hidden), perplexity=float(np.exp(nll / hidden)))
 
-  return score
+  run = evaluate.compiled(guesses, mesh, many)
+  return evaluate.each(run, rated, batch_size, buckets, mesh, many)
 
 
 def check(data: batches.Dataset, split: str) -> None:

@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 import jax
+import numpy as np
 
 _PACKAGES = ('kdjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 
@@ -61,10 +62,11 @@ def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
   lines = []
   for name, row in rows.items():
     faster = row['examples_per_second'] / rows['teacher']['examples_per_second']
-    values = [f'{row[s][m]:.4f}' for s in splits for m in spec.metrics]
+    each = row['seeds'].values() if 'seeds' in row else [row]
+    values = [spread([own[s][m] for own in each]) for s in splits for m in spec.metrics]
     speeds = [f'{row["examples_per_second"]:.0f}', f'{faster:.1f}']
     lines.append([name, count(row['parameters']), *values, *speeds])
-  text = markdown(head, lines)
+  text = markdown(head, lines) + _seeds(rows)
   write_json(workdir / 'results.json', rows)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
   print(f'\n{text}\n')
@@ -72,19 +74,32 @@ def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
   return text
 
 
+def _seeds(rows: dict[str, dict]) -> str:
+  n = max(len(row.get('seeds', ())) for row in rows.values())
+  return f'\n\n±: standard deviation over {n} seeds of one teacher' if n else ''
+
+
+def spread(values: list[float], sign: str = '', digits: int = 4) -> str:
+  """'0.9012 ± 0.0034': mean, and sample standard deviation where there are two or more."""
+  mean = f'{np.mean(values):{sign}.{digits}f}'
+  return mean if len(values) < 2 else f'{mean} ± {np.std(values, ddof=1):.{digits}f}'
+
+
 def guesses(results: dict[str, dict], workdir: pathlib.Path) -> dict[str, dict]:
   """Print what masked language models learned, before and after; keep it as `table` does."""
   rows, lines, head = {}, [], []
   for name, result in results.items():
     split, after, size = (result[k] for k in ('split', 'metrics', 'parameters'))
-    before = {'before': result['before']} if 'before' in result else {}
-    rows[name] = {'parameters': size} | before | {split: after}
+    rows[name] = {'parameters': size, split: after}
+    rows[name] |= {k: result[k] for k in ('before', 'std', 'seeds') if k in result}
     head = ['', 'parameters', *(f'{split} {k}' for k in after)]
-    for title, scores in ((f'{name}, untrained', before.get('before')), (name, after)):
-      if scores:
-        values = [f'{v:.4f}' if v < 1 else f'{v:.1f}' for v in scores.values()]
+    each = list(result['seeds'].values()) if 'seeds' in result else [result]
+    for title, moment in ((f'{name}, untrained', 'before'), (name, 'metrics')):
+      if moment in result:
+        columns = [[own[moment][k] for own in each] for k in after]
+        values = [spread(column, digits=4 if max(column) < 1 else 1) for column in columns]
         lines.append([title, count(size), *values])
-  text = markdown(head, lines)
+  text = markdown(head, lines) + _seeds(rows)
   write_json(workdir / 'results.json', rows)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
   print(f'\n{text}\n')
@@ -99,9 +114,10 @@ def count(parameters: int) -> str:
 
 def _where(names, workdir: pathlib.Path) -> None:
   for name in names:
-    where = workdir / name / 'model'
-    if where.is_dir():
-      print(f'{name:>12}: {where}')
+    many = sorted((workdir / name).glob('seed*/model'))
+    for where in (workdir / name / 'model', *many):
+      if where.is_dir():
+        print(f'{name:>12}: {where}')
   print(f'{"also":>12}: {workdir}/results.json, config.json, versions.json, */log.jsonl')
 
 
@@ -117,7 +133,7 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
   )  # fmt: skip
 
 
-def card(plan, name: str, result: dict) -> str:
+def card(plan, name: str, result: dict, seed: int) -> str:
   """A model card: what it was made from, how, and how it scored."""
   c, spec = plan.c, plan.spec
   scores = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
@@ -138,7 +154,7 @@ def card(plan, name: str, result: dict) -> str:
     f'- data: {len(plan.data["train"].index)} training rows. {plan.text.origin}',
     f'- start: {start}' if alone else f'- teacher: {c.teacher.init}',
     f'- parameters: {result["parameters"]:,}',
-    f'- {result["split"]}: {scores} (seed {c.seed}, step {result["best_step"]} of '
+    f'- {result["split"]}: {scores} (seed {seed}, step {result["best_step"]} of '
     f'{result["steps"]}, chosen on this split)',
     *([] if guesses else [f'- classes: {", ".join(spec.labels) or "one score"}']),
     '',

@@ -19,6 +19,11 @@ def _seeds(argv) -> None:
 
   workdir, results = pathlib.Path(flags.FLAGS.workdir), []
   with main.one_line_errors():
+    if flags.FLAGS.config.seeds != 1:
+      raise ValueError(
+        f'config.seeds={flags.FLAGS.config.seeds}: here --seeds counts, and each has its own '
+        'teacher; for students of one teacher, python -m kdjax.main --config.seeds=...'
+      )
     if runs.masked(flags.FLAGS.config):
       own = flags.FLAGS.config.method.name
       raise ValueError(f'{own} trains no classifier: its table is of guesses, and of one seed')
@@ -49,22 +54,16 @@ def summary(results: list[Rows], metrics: tuple[str, ...]) -> str:
   head += [f'{splits[0]} {metrics[0]} - kd'] * paired
   lines = []
   for name, row in first.items():
-    cells = [spread([r[name][s][m] for r in results]) for s in splits for m in metrics]
+    cells = [report.spread([r[name][s][m] for r in results]) for s in splits for m in metrics]
     speed = [r[name]['examples_per_second'] / r['teacher']['examples_per_second'] for r in results]
     line = [name, report.count(row['parameters']), *cells, f'{np.median(speed):.1f}']
     if paired:
       gap = [r[name][splits[0]][metrics[0]] - r['kd'][splits[0]][metrics[0]] for r in results]
-      line.append('' if name == 'kd' else spread(gap, '+'))
+      line.append('' if name == 'kd' else report.spread(gap, '+'))
     lines.append(line)
   n = len(results)
   said = f'mean ± standard deviation over {n} seeds' if n > 1 else 'one seed'
   return f'{report.markdown(head, lines)}\n\n{said}'
-
-
-def spread(values: list[float], sign: str = '') -> str:
-  """'0.9012 ± 0.0034': mean, and sample standard deviation where there are two or more."""
-  mean = f'{np.mean(values):{sign}.4f}'
-  return mean if len(values) < 2 else f'{mean} ± {np.std(values, ddof=1):.4f}'
 
 
 if __name__ == '__main__':

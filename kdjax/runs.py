@@ -45,6 +45,11 @@ def names(c) -> list[str]:
 def order(c) -> list[str]:
   """Every run of a config: what is trained first comes first."""
   methods = names(c)
+  if c.seeds > 1 and alone(c):
+    raise ValueError(
+      f'config.seeds={c.seeds} is of students, and method mlm trains a generator alone, which all '
+      'seeds share: set config.seeds=1'
+    )
   if not alone(c):
     generator = 'generator' in cast(c) and c.generator.finetune
     return ['teacher'] * c.teacher.finetune + ['generator'] * generator + methods
@@ -99,6 +104,9 @@ def asked(c, name: str) -> dict[str, Any]:
   tree = {k: v for k, v in c.to_dict().items() if k not in (*_FREE, 'method')}
   tree['train'] = {k: v for k, v in tree['train'].items() if k not in _FREE_TRAIN}
   tree['data'].pop('cache')
+  many = tree.pop('seeds')
+  if many > 1 and name not in _BESIDE:
+    tree['seeds'] = many
   generator = tree.pop('generator')
   if name in _BESIDE:
     tree.pop('student')
@@ -135,9 +143,17 @@ def flat(tree: dict, prefix: str = '') -> dict[str, Any]:
   return out
 
 
-def done(workdir: pathlib.Path) -> bool:
-  """Whether the run in this folder came to its end."""
-  return (workdir / 'result.json').exists() and (workdir / 'model').is_dir()
+def folders(c, workdir: pathlib.Path) -> dict[int, pathlib.Path]:
+  """By seed, where a run's model, result and log are: of one seed, in the run's own folder."""
+  if c.seeds == 1 or workdir.name in _BESIDE:
+    return {c.seed: workdir}
+  return {seed: workdir / f'seed{seed}' for seed in range(c.seed, c.seed + c.seeds)}
+
+
+def done(c, workdir: pathlib.Path) -> bool:
+  """Whether the run in this folder came to its end, with all of its seeds."""
+  models = (folder / 'model' for folder in folders(c, workdir).values())
+  return (workdir / 'result.json').exists() and all(model.is_dir() for model in models)
 
 
 def differ(workdir: pathlib.Path, asked: dict) -> str:

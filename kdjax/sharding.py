@@ -2,7 +2,9 @@
 
 Axes: data, rows of a batch; fsdp, rows too, and parameters with all that mirrors them; tensor, the
 inside of attention and feed-forward. A batch is split over data and fsdp together: devices that
-hold different parts of the parameters also work on different rows.
+hold different parts of the parameters also work on different rows. Many seeds of a run split off a
+fourth axis, seed, from data; what each seed has of its own is then named seeds/..., and its first
+axis is that of the seeds.
 """
 
 import functools
@@ -47,8 +49,7 @@ class Mesh(NamedTuple):
     return math.prod(self.devices.shape[axis] for axis in ROWS)
 
   def __str__(self) -> str:
-    shape = self.devices.shape
-    sizes = ' x '.join(f'{axis} {shape[axis]}' for axis in AXES)
+    sizes = ' x '.join(f'{axis} {size}' for axis, size in self.devices.shape.items())
     return f'{sizes} = {self.devices.size} x {self.devices.devices.flat[0].device_kind}'
 
 
@@ -91,14 +92,28 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, whole: str = '') -
   return Mesh(jax.make_mesh(sizes, AXES, kinds, devices=devices[: data * inner]), names)
 
 
+def for_seeds(mesh: Mesh, seeds: int) -> Mesh:
+  """The same devices for so many seeds: as many groups as divide both them and the data axis.
+
+  Each group takes its share of the seeds: no gradient goes from one to another.
+  """
+  if seeds == 1:
+    return mesh
+  devices = mesh.devices.devices
+  groups = math.gcd(seeds, len(devices))
+  devices = devices.reshape(groups, -1, *devices.shape[1:])
+  kinds = (AxisType.Auto,) * devices.ndim
+  return mesh._replace(devices=jax.sharding.Mesh(devices, ('seed', *AXES), axis_types=kinds))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """The whole array on every device."""
   return NamedSharding(mesh.devices, PartitionSpec())
 
 
-def rows(mesh: Mesh) -> NamedSharding:
-  """The first axis split as the rows of a batch."""
-  return NamedSharding(mesh.devices, PartitionSpec(ROWS))
+def rows(mesh: Mesh, many: bool = False) -> NamedSharding:
+  """The first axis split as the rows of a batch; many: the second, after that of the seeds."""
+  return NamedSharding(mesh.devices, PartitionSpec(*['seed'] * many, ROWS))
 
 
 def lay(tree: Any, mesh: Mesh) -> Any:
@@ -111,6 +126,9 @@ def lay(tree: Any, mesh: Mesh) -> Any:
 
 def _found(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[PartitionSpec, bool]:
   """(where an array lies, whether a rule's axis was left out since a size does not divide)."""
+  if path.startswith('seeds/'):
+    spec, left = _found(path.removeprefix('seeds/'), shape[1:], mesh)
+    return PartitionSpec('seed', *spec), left
   for end, axes in RULES:
     if re.search(f'(^|/)({end})$', path) and len(shape) >= len(axes):
       break
@@ -190,6 +208,9 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int, field: str) -> Non
   parts = mesh.rows * accumulate
   if batch_size % parts:
     data, fsdp = (mesh.devices.shape[axis] for axis in ROWS)
+    if 'seed' in mesh.devices.shape:
+      groups = mesh.devices.shape['seed']
+      data = f'{data * groups}/{groups} groups of seeds'
     raise ValueError(
       f'config.{field}={batch_size} does not split over {mesh.rows} devices (mesh.data={data} x '
       f'mesh.fsdp={fsdp}) x {accumulate} accumulated parts: make it a multiple of {parts}'
@@ -207,12 +228,12 @@ def own(mesh: Mesh, n: int) -> np.ndarray | slice:
   return np.flatnonzero(held)
 
 
-def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """A host batch onto the mesh, split by rows.
+def put(batch: dict[str, np.ndarray], mesh: Mesh, many: bool = False) -> dict[str, jax.Array]:
+  """A host batch onto the mesh, split by rows; many: one of each seed, stacked.
 
   Of several hosts each has `own` rows alone, but for `index`, which names the rows of all.
   """
-  at = rows(mesh)
+  at = rows(mesh, many)
   if at.is_fully_addressable:
     return jax.device_put(batch, at)
   n = len(batch['index'])

@@ -13,15 +13,18 @@ import numpy as np
 import optax
 import tqdm
 
-from kdjax import checkpoint, guard, hosts, log, optim, sharding, stop
+from kdjax import checkpoint, guard, hosts, log, optim, seeds, sharding, stop
 from kdjax.data import batches
 from kdjax.methods import base
 
 
 class TrainState(NamedTuple):
-  """All that changes: what players own, their optimizers, the method's memory."""
+  """All that changes: what players own, their optimizers, the method's memory.
 
-  step: jax.Array  # i32[]
+  Of several seeds, every leaf has a first axis of them.
+  """
+
+  step: jax.Array  # i32[], or i32[S]
   params: dict[str, Any]
   opt: dict[str, Any]
   memory: Any
@@ -45,6 +48,7 @@ def make_step(
   frozen_layout=None,
   accumulate: int = 1,
   skip: bool = False,
+  many: bool = False,
 ) -> Callable:
   """Jitted (state, frozen, batch, key) -> (state, metrics) of one player's turn.
 
@@ -52,7 +56,8 @@ def make_step(
   state and of those, None where they are whole on every device. The state is donated. With
   accumulate = A, the batch goes through the loss in A parts, and one update follows the mean
   gradient; a method's in-batch partners are then those of the part. skip: a step whose loss or
-  gradient is not finite changes nothing but the step's number, and is counted as `skipped`.
+  gradient is not finite changes nothing but the step's number, and is counted as `skipped`. many:
+  state, batch and key are of several seeds, and what is frozen beside the models is too.
   """
 
   def step(state: TrainState, frozen, batch, key):
@@ -66,8 +71,7 @@ def make_step(
     def mirrored(grads):  # as the parameters lie: never whole where those are split
       if layout is None:
         return grads
-      own = {k: layout.params[k] for k in owned}
-      return jax.lax.with_sharding_constraint(grads, own)
+      return jax.lax.with_sharding_constraint(grads, sharding.lay(grads, mesh))
 
     def part(carry, x):
       memory, total = carry
@@ -96,10 +100,14 @@ def make_step(
       metrics |= dict(skipped=1.0 - good)
     return new, {f'{name}/{k}': v for k, v in metrics.items()}
 
-  same, rows = sharding.replicated(mesh), sharding.rows(mesh)
+  def steps(state: TrainState, frozen, batch, key):
+    axes = {name: None if name in sharding.ROLES else 0 for name in frozen}
+    return seeds.each(step, (0, axes, 0, 0))(state, frozen, batch, key)
+
+  same, rows = sharding.replicated(mesh), sharding.rows(mesh, many)
   inside = layout or same
   return jax.jit(
-    sharding.under(mesh, step),
+    sharding.under(mesh, steps if many else step),
     in_shardings=(inside, frozen_layout or same, rows, same),
     out_shardings=(inside, same),
     donate_argnums=0,
@@ -118,39 +126,67 @@ class Game(NamedTuple):
 def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
   """Initial state on the mesh, and a jitted step per player.
 
-  c: the optimizer's fields, batch_size, accumulate, seed. total: steps of all players together.
+  params: by name; or a list of such, of the seeds c.seed, c.seed + 1 and so on, that share all
+    models but those that are trained. c: the optimizer's fields, batch_size, accumulate, seed.
+    total: steps of all players together.
   """
-  k_init, k_step = jax.random.split(jax.random.key(c.seed, impl=c.prng))
-  known = base.Data(data.index, data.label, c.batch_size, total)
-  extra, memory = method.init(k_init, params, known)
-  params = params | extra
+  each, extras, memories, keys = _each(params), [], [], []
+  known, many = base.Data(data.index, data.label, c.batch_size, total), len(each) > 1
+  for seed, own in enumerate(each, c.seed):
+    k_init, k_step = jax.random.split(jax.random.key(seed, impl=c.prng))
+    extra, memory = method.init(k_init, own, known)
+    extras.append(extra)
+    memories.append(memory)
+    keys.append(k_step)
   owned = {name for player in method.players.values() for name in player.owns}
   turns = collections.Counter(method.turn(step, total) for step in range(total))
   makers = {
     name: optim.make(c, turns[name], total, **player.optimizer)
     for name, player in method.players.items()
   }
+
+  def lay(tree):
+    return sharding.lay(dict(seeds=tree), mesh)['seeds'] if many else sharding.lay(tree, mesh)
+
+  def started(optimizer, own):  # its zeros lie as the parameters do
+    if not many:
+      return optimizer.init(own)
+    init = jax.vmap(optimizer.init)
+    return jax.jit(init, out_shardings=lay(jax.eval_shape(init, own)))(own)
+
   # A copy: the state is donated, and the caller's parameters (another run's start) must survive.
-  trained = jax.tree.map(jnp.copy, {k: v for k, v in params.items() if k in owned})
-  trained = sharding.place(trained, mesh)  # and the optimizer's zeros lie as they do
+  both = [own | extra for own, extra in zip(each, extras, strict=True)]
+  trained = seeds.join([{k: v for k, v in own.items() if k in owned} for own in both])
+  trained = jax.tree.map(jnp.copy, trained)
+  trained = sharding.move(trained, lay(trained))
   opt = {
-    name: makers[name].init({k: trained[k] for k in player.owns})
+    name: started(makers[name], {k: trained[k] for k in player.owns})
     for name, player in method.players.items()
   }
-  state = TrainState(jnp.zeros((), jnp.int32), trained, opt, memory)
-  frozen = {k: v for k, v in params.items() if k not in owned}
+  step, memory = jnp.zeros((len(each),) * many, jnp.int32), seeds.join(memories)
+  state = TrainState(step, trained, opt, memory)
+  frozen = {k: v for k, v in each[0].items() if k not in owned}
+  beside = seeds.join([{k: v for k, v in own.items() if k not in owned} for own in extras])
   layout = TrainState(
     sharding.replicated(mesh),
-    sharding.lay(trained, mesh),
-    {name: sharding.lay(own, mesh) for name, own in opt.items()},
-    sharding.lay(memory, mesh),
+    lay(trained),
+    {name: lay(own) for name, own in opt.items()},
+    lay(memory),
   )
-  frozen_layout, skip = sharding.lay(frozen, mesh), c.nonfinite == 'skip'
+  frozen, frozen_layout = frozen | beside, sharding.lay(frozen, mesh) | lay(beside)
+  skip = c.nonfinite == 'skip'
   steps = {
-    name: make_step(name, player, makers[name], mesh, layout, frozen_layout, c.accumulate, skip)
+    name: make_step(
+      name, player, makers[name], mesh, layout, frozen_layout, c.accumulate, skip, many
+    )
     for name, player in method.players.items()
   }
-  return Game(sharding.move(state, layout), sharding.move(frozen, frozen_layout), steps, k_step)
+  key = seeds.join(keys)
+  return Game(sharding.move(state, layout), sharding.move(frozen, frozen_layout), steps, key)
+
+
+def _each(params) -> list[dict[str, Any]]:
+  return [params] if isinstance(params, dict) else list(params)
 
 
 def shapes(method: base.Method, params, data, c, total: int, mesh):
@@ -168,7 +204,12 @@ def shapes(method: base.Method, params, data, c, total: int, mesh):
 def groups(state: TrainState, frozen: dict[str, Any]) -> dict[str, Any]:
   """What lies on the mesh, by name: each role's parameters, optimizers, memory; for a table."""
   optimizers = {f'optimizer of {name}': opt for name, opt in state.opt.items()}
-  found = frozen | state.params | optimizers | dict(memory=state.memory)
+  found = state.params | optimizers | dict(memory=state.memory)
+  if state.step.ndim:
+    own = {name: tree for name, tree in frozen.items() if name not in sharding.ROLES}
+    found = {f'seeds/{name}': tree for name, tree in (found | own).items()}
+    frozen = {name: tree for name, tree in frozen.items() if name in sharding.ROLES}
+  found = frozen | found
   return {name: tree for name, tree in found.items() if jax.tree.leaves(tree)}
 
 
@@ -187,27 +228,33 @@ def total_steps(c, examples: int) -> tuple[int, int]:
 
 def fit(
   method: base.Method,
-  params: dict[str, Any],
+  params: dict[str, Any] | list[dict[str, Any]],
   data: batches.Dataset,
-  score: Callable[[Any], dict[str, float]],
+  score: Callable[[Any], Any],
   c,
   buckets: tuple[int, ...],
   workdir: pathlib.Path,
   mesh,
   title: str,
-) -> Result:
+) -> list[Result]:
   """Train to the end, from the last checkpoint in the workdir where there is one.
 
   Args:
-    params: initial parameters by name, the frozen ones too.
-    score: student parameters -> metrics; the first one selects the best checkpoint.
+    params: initial parameters by name, the frozen ones too; or a list of them, one per seed.
+    score: student parameters -> metrics, of several seeds a list; the first selects the best
+      checkpoint, each seed's for itself.
     c: config.train: batch_size, epochs or steps, optimizer, eval_every, log_every, seed.
+
+  Returns:
+    Each seed's result.
   """
+  numbers = range(c.seed, c.seed + len(_each(params)))
+  n, many = len(numbers), len(numbers) > 1
   total, per_epoch = total_steps(c, len(data.index))
   sharding.check_batch(mesh, c.batch_size, c.accumulate, 'train.batch_size')
   log.logger.info(
     f'{title}: {total} steps of {c.batch_size} = {total / per_epoch:.2f} epochs of '
-    f'{len(data.index)} examples'
+    f'{len(data.index)} examples' + f', {n} seeds' * many
   )
   game = start(method, params, data, c, total, mesh)
   state = game.state
@@ -215,21 +262,25 @@ def fit(
   last = checkpoint.Store(workdir / 'checkpoints' / 'last', c.keep)
   # Two: a run that is killed between its two saves goes on from the best before the newest.
   best = checkpoint.Store(workdir / 'checkpoints' / 'best', keep=2)
+  kept = [dict(best=None, metrics={}, best_step=0) for _ in numbers]
   # scored: the last step that was evaluated. pending: metrics of steps that no log row has yet.
-  meta = dict(best=None, metrics={}, best_step=0, scored=0, pending=[])
+  begin, scored, pending = 0, 0, []
   if last.step() is not None:
-    state, meta = last.restore(state)
-    log.logger.info(f'{title}: going on from step {int(state.step)}')
-  begin, pending = int(state.step), meta.pop('pending')
-  best.drop_after(meta['scored'])
+    begin = last.step()
+    state, told = last.restore(state)
+    scored, pending = told.pop('scored'), told.pop('pending')
+    kept = told['seeds'] if many else [told]
+    log.logger.info(f'{title}: going on from step {begin}')
+  best.drop_after(scored)
   every = c.eval_every or per_epoch
   own = sharding.own(mesh, c.batch_size)
-  stream = batches.train_batches(data, c.batch_size, buckets, c.seed, begin, own)
-  watch = guard.Guard(title, workdir, c.nonfinite)
+  streams = [batches.train_batches(data, c.batch_size, buckets, k, begin, own) for k in numbers]
+  stream = seeds.batches(streams)
+  watch = guard.Guard(title, workdir, c.nonfinite, numbers)
   clock, shown = log.Clock(), {}
   with (
     stop.hold(),
-    contextlib.closing(_writer(workdir, begin, meta['scored'], c.tensorboard)) as writer,
+    contextlib.closing(_writer(workdir, numbers, begin, scored, c.tensorboard)) as writer,
     tqdm.tqdm(
       total=total,
       initial=begin,
@@ -240,43 +291,57 @@ def fit(
     ) as bar,
   ):
 
+    def meta() -> dict[str, Any]:
+      return (dict(seeds=kept) if many else kept[0]) | dict(scored=scored)
+
     def keep(done: int, state, wait: bool = False) -> None:
       with stop.saving():
-        last.save(done, state, meta | dict(pending=pending), wait)
+        last.save(done, state, meta() | dict(pending=pending), wait)
 
     def rate(done: int, state, wait: bool = False) -> None:
       """Evaluate, and keep what is best; a stop in the middle of it comes back to it."""
+      nonlocal scored
+      student = state.params['student']
       try:
-        scores = score(state.params['student'])
+        scores = score(student) if many else [score(student)]
       except stop.Stopped:
         keep(done, state, wait=True)
         raise
-      name, value = next(iter(scores.items()))
-      shown[name] = value
-      writer.write(done, {f'validation/{k}': v for k, v in scores.items()})
-      meta['scored'] = done
-      if meta['best'] is None or value > meta['best']:
-        meta.update(best=value, metrics=scores, best_step=done)
+      name = next(iter(scores[0]))
+      shown[name] = seeds.mean(scores)[name]
+      writer.write(done, [{f'validation/{k}': v for k, v in own.items()} for own in scores])
+      scored = done
+      better = [
+        old['best'] is None or own[name] > old['best']
+        for own, old in zip(scores, kept, strict=True)
+      ]
+      if any(better) and not all(better):  # the others' best, with what is told of it
+        old, told = best.restore(student)
+        kept[:], student = told['seeds'], seeds.choose(better, student, old)
+      for i in np.flatnonzero(better):
+        kept[i] = dict(best=scores[i][name], metrics=scores[i], best_step=done)
+      if any(better):
         with stop.saving():
-          best.save(done, state.params['student'], meta, wait=True)
+          best.save(done, student, meta(), wait=True)
       keep(done, state, wait)
 
-    if meta['scored'] < begin and (begin % every == 0 or begin == total):
+    if scored < begin and (begin % every == 0 or begin == total):
       rate(begin, state)
     for done, batch in enumerate(itertools.islice(stream, total - begin), begin + 1):
       step = game.steps[method.turn(done - 1, total)]
-      state, metrics = step(state, game.frozen, sharding.put(batch, mesh), game.key)
+      state, metrics = step(state, game.frozen, sharding.put(batch, mesh, many), game.key)
       watch.watch(done, batch)
       pending.append(metrics)
       due = done % every == 0 or done == total
       if done % c.log_every == 0 or due:  # a row never spans an evaluation
         pending = watch.fetch(pending, done)
-        row = _means(pending)
-        row['examples_per_second'] = clock.rate(c.batch_size * len(pending))
+        speed = clock.rate(c.batch_size * len(pending))
+        row = [_means(own) | dict(examples_per_second=speed) for own in seeds.rows(pending, n)]
         pending = []
         writer.write(done, row)
-        shown['loss'] = next((v for k, v in row.items() if k.endswith('/loss')), float('nan'))
-        shown['examples/s'] = row['examples_per_second']
+        means = seeds.mean(row)
+        shown['loss'] = next((v for k, v in means.items() if k.endswith('/loss')), float('nan'))
+        shown['examples/s'] = n * speed
       leaving = stop.agreed()
       if due:  # what is saved last is waited for: a save that fails can be tried again
         rate(done, state, wait=leaving or done == total)
@@ -291,16 +356,17 @@ def fit(
         raise stop.Stopped
       bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
       bar.update()
-    student, kept = best.restore(state.params['student'])
+    student, told = best.restore(state.params['student'])
     with stop.saving():
       last.close()
       best.close()
   stop.point()  # all of it is saved
-  return Result(student, kept['metrics'], kept['best_step'], total)
+  pairs = zip(seeds.part(student, n), told['seeds'] if many else [told], strict=True)
+  return [Result(own, found['metrics'], found['best_step'], total) for own, found in pairs]
 
 
-def _writer(*args) -> log.Writer:
-  return log.Writer(*args) if hosts.first() else log.Nobody()
+def _writer(*args) -> seeds.Writer:
+  return seeds.Writer(*args) if hosts.first() else log.Nobody()
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Means and spreads over seeds."""
 
-from kdjax import reproduce
+from kdjax import report, reproduce
 
 
 def _rows(kd, augpro):
@@ -21,4 +21,4 @@ def test_the_difference_from_kd_is_paired_by_seed():
 
 
 def test_one_seed_has_no_spread():
-  assert reproduce.spread([0.5]) == '0.5000'
+  assert report.spread([0.5]) == '0.5000'

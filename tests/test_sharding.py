@@ -99,6 +99,38 @@ def test_a_batch_is_split_over_data_and_fsdp_together():
   assert [len(s.data) for s in put.addressable_shards] == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize(
+  'seeds, sizes, want',
+  [(1, (4,), {}), (8, (4,), dict(seed=4, data=1)), (6, (4,), dict(seed=2, data=2)),
+   (3, (4,), dict(seed=1, data=4)), (2, (2, 1, 2), dict(seed=2, data=1, tensor=2))],
+)  # fmt: skip
+def test_the_data_axis_is_dealt_out_to_groups_of_seeds(seeds, sizes, want):
+  mesh = sharding.make_mesh(*sizes)
+  found = sharding.for_seeds(mesh, seeds)
+  assert found.devices.shape.items() >= want.items() and ('seed' in found.devices.shape) == (
+    seeds > 1
+  )
+  assert list(found.devices.devices.flat) == list(mesh.devices.devices.flat)
+
+
+def test_what_each_seed_has_of_its_own_is_split_over_seeds_first_and_counted_so():
+  mesh = sharding.for_seeds(sharding.make_mesh(2, 2, 1), 6)
+  of_six = jax.tree.map(lambda x: _shape(6, *x.shape), TREE['student'])
+  own = dict(teacher=TREE['teacher'], seeds=dict(student=of_six, bank=_shape(6, 128, 6)))
+  at = sharding.lay(own, mesh)
+  down = at['seeds']['student']['layers']['0']['down']
+  assert (down['kernel'].spec, down['bias'].spec) == (P('seed', None, 'fsdp'), P('seed'))
+  assert at['seeds']['bank'].spec == P('seed', 'fsdp')
+  assert at['teacher']['layers']['0']['up']['kernel'].spec == P('fsdp')
+  text = sharding.table({'teacher': TREE['teacher'], 'seeds/student': of_six}, mesh)
+  assert text.startswith('devices: seed 2 x data 1 x fsdp 2 x tensor 1 = 4 x')
+  row = next(line for line in text.splitlines() if 'seeds/student' in line)
+  held = 3 * 32 * 8 // 2 * 4
+  assert row.split()[1:] == ['[seed,', '-,', 'fsdp]', '1', '6144', 'B', f'{held}', 'B']
+  batch = sharding.put(dict(x=np.zeros((6, 8))), mesh, True)['x']
+  assert batch.sharding.shard_shape(batch.shape) == (3, 4)
+
+
 def test_where_there_is_no_mesh_nothing_is_constrained():
   x = np.ones((3, 2))
   assert sharding.constrain(x, 'data') is x

@@ -5,6 +5,7 @@ import importlib
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +13,11 @@ from kdjax import env, methods, net, tasks
 from kdjax.data import batches
 
 VOCAB, SPECIAL, LENGTH, MASK = 60, 5, 12, 4  # ids 0 to 4 are special; 0 pads
+# Of masked language models: the heads of student and teacher.
+HEADS = dict(
+  mlm=dict(student_head='mlm'),
+  mlm_kd=dict(student_head='mlm', teacher_head='mlm'),
+)
 
 
 def method_names() -> list[str]:
@@ -122,3 +128,12 @@ def logged(workdir: pathlib.Path) -> list[dict]:
   """Rows of a run's log.jsonl, without what the clock decides."""
   rows = [json.loads(line) for line in (workdir / 'log.jsonl').read_text().splitlines()]
   return [{k: v for k, v in row.items() if k != 'examples_per_second'} for row in rows]
+
+
+def near(found, wanted, what):
+  """All leaves agree but for float32 rounding; what: said where they do not."""
+  pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True)
+  for (path, a), b in pairs:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    message = f'{what}: {jax.tree_util.keystr(path)}'
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5, err_msg=message)

@@ -34,6 +34,7 @@ Batch = dict[str, np.ndarray]
 ALL = slice(None)
 _DIGEST = 1 << 20
 Plan = list[tuple[int, np.ndarray]]  # per batch: its length L, its rows
+_ALL = 2**64 - 1  # in the place of a seed: what is drawn for all seeds alike
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -88,6 +89,9 @@ def train_batches(
   leaves out are drawn anew each epoch, whatever their length. With data.group = g, rows come in
   groups of g neighbours, each group whole and in order, and groups are what is shuffled.
 
+  The seed decides which rows of one length fill which batch. The rows left out and the order of
+  lengths and of blocks follow from the epoch alone: batch by batch, all seeds have one L.
+
   own: the places in a batch that are built, where other hosts build the rest; index has all.
 
   Raises:
@@ -107,34 +111,34 @@ def _endless(
 ) -> Iterator[Batch]:
   epoch, skip = divmod(start, steps)
   while True:
-    for rows, n, stream in _blocks(data, batch_size, seed, epoch):
+    for rows, n, stream in _blocks(data, batch_size, epoch):
       if skip >= n:  # passed over unread
         skip -= n
         continue
       longest = _longest(data, rows)
-      for L, chosen in _epoch(longest, batch_size, shapes, stream, data.group)[skip:]:
+      for L, chosen in _epoch(longest, batch_size, shapes, seed, stream, data.group)[skip:]:
         yield _batch(data, rows.start + chosen, L, own)
       skip = 0
     epoch += 1
 
 
 def _blocks(
-  data: Dataset, batch_size: int, seed: int, epoch: int
+  data: Dataset, batch_size: int, epoch: int
 ) -> Iterator[tuple[slice, int, tuple[int, ...]]]:
-  """(rows, batches in them, seed) of each block of an epoch; one block where all fits."""
+  """(rows, batches in them, its number) of each block of an epoch; one block where all fits."""
   n = len(data.index)
   steps = n // batch_size
   count = min(-(-n // data.block), steps) if data.block else 1
   if count == 1:
-    yield slice(0, n), steps, (seed, epoch)
+    yield slice(0, n), steps, (epoch,)
     return
-  rng = np.random.default_rng((seed, epoch))
+  rng = np.random.default_rng((_ALL, epoch))
   # Whole batches to each block; what is over lies before the first and behind the last one.
   first = rng.integers(n % batch_size + 1)
   for k in rng.permutation(count):
     low, high = (steps * (k + i) // count for i in (0, 1))
     rows = slice(int(first + low * batch_size), int(first + high * batch_size))
-    yield rows, int(high - low), (seed, epoch, int(k))
+    yield rows, int(high - low), (epoch, int(k))
 
 
 def eval_batches(
@@ -166,23 +170,24 @@ def _epoch(
   longest: np.ndarray,
   batch_size: int,
   shapes: tuple[int, ...],
-  seed: tuple[int, ...],
+  seed: int,
+  number: tuple[int, ...],
   group: int,
 ) -> Plan:
-  """The batches of some rows, numbered from 0, in a seeded order."""
-  rng = np.random.default_rng(seed)
+  """The batches of some rows, numbered from 0, in a seeded order; number: of epoch and block."""
+  of_all, own = (np.random.default_rng((first, *number)) for first in (_ALL, seed))
   n, size = len(longest) // group, batch_size // group
   over = len(longest) % group
-  first = int(rng.integers(over + 1)) if over else 0  # else the last rows would never be seen
+  first = int(of_all.integers(over + 1)) if over else 0  # else the last rows would never be seen
   longest = longest[first : first + n * group].reshape(n, group).max(1)
   # What does not fill a batch is dropped before rows are grouped. Dropped after, it would always be
   # the longest rows.
-  chosen = rng.permutation(n)[: n - n % size]
+  chosen = own.permutation(of_all.permutation(n)[: n - n % size])
   plan, _ = _group(chosen, longest, size, shapes)
   beside = np.arange(group)[None]
   return [
     (L, (first + groups[:, None] * group + beside).reshape(-1))
-    for L, groups in (plan[i] for i in rng.permutation(len(plan)))
+    for L, groups in (plan[i] for i in of_all.permutation(len(plan)))
   ]
 
 

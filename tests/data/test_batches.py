@@ -246,18 +246,34 @@ def test_data_of_one_block_has_the_batches_it_had_without(rng):
       _same(a, b)
 
 
-def test_an_epoch_is_what_it_was_before_there_were_groups(rng):
-  """Written out once more: which rows a seed gives is part of what a run is."""
+def test_an_epoch_is_as_it_is_written_out_here_once_more(rng):
+  """Which rows a seed gives is part of what a run is."""
   data, seed, epoch = _data(rng, 43), int(rng.integers(99)), int(rng.integers(9))
-  draw = np.random.default_rng((seed, epoch))
-  rows, plan, rest = draw.permutation(43)[:40], [], []
+  of_all, own = (np.random.default_rng((first, epoch)) for first in (2**64 - 1, seed))
+  rows, plan, rest = own.permutation(of_all.permutation(43)[:40]), [], []
   for low, L in ((0, 6), (6, 12), (12, _L)):
     length = data.tokens.length
     rest += [r for r in rows if low < length[r] <= L]
     while len(rest) >= 8:
       plan.append((L, rest[:8]))
       rest = rest[8:]
-  for i, batch in zip(draw.permutation(5), _epoch(data, 8, (6, 12), seed, epoch), strict=True):
+  for i, batch in zip(of_all.permutation(5), _epoch(data, 8, (6, 12), seed, epoch), strict=True):
     L, want = plan[i]
     assert batch['tokens'].shape == (8, L)
     np.testing.assert_array_equal(batch['index'] - 1000, want)
+
+
+@pytest.mark.parametrize('n, group, block', [(43, 1, 0), (103, 1, 24), (103, 4, 24), (50, 2, 49)])
+def test_all_seeds_have_one_sequence_of_lengths_and_rows_of_their_own(rng, n, group, block):
+  data, seeds = _grouped(rng, n, group, block), (0, 1, int(rng.integers(2, 2**32)))
+  steps = 3 * (n // 8)
+  streams = [batches.train_batches(data, 8, (6, 12), seed) for seed in seeds]
+  taken = [list(itertools.islice(stream, steps)) for stream in streams]
+  shapes = [[batch['tokens'].shape for batch in own] for own in taken]
+  assert shapes[0] == shapes[1] == shapes[2]
+  rows = [np.stack([batch['index'] for batch in own]) for own in taken]
+  assert len({own.tobytes() for own in rows}) == 3
+  epochs = [own.reshape(3, -1) for own in rows]
+  for one, two, three in zip(*epochs, strict=True):  # the rows left out are those of the epoch
+    assert set(one) == set(two) == set(three)
+  assert len({frozenset(epoch) for epoch in epochs[0]}) > 1

@@ -78,6 +78,7 @@ class Run:
     """To the end, or until so many events have passed."""
     self._left = after
     c = tiny.train_fields(steps=STEPS, eval_every=3, log_every=2)
-    return train.fit(
+    (found,) = train.fit(
       self._method, {}, self._data, score, c, (tiny.LENGTH,), workdir, self._mesh, 'run'
     )
+    return found

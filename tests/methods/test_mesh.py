@@ -22,10 +22,6 @@ LAYOUTS = {
   4: [(1, 1, 1), (4, 1, 1), (2, 2, 1), (1, 2, 2)],
   8: [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)],
 }
-HEADS = dict(
-  mlm=dict(student_head='mlm'),
-  mlm_kd=dict(student_head='mlm', teacher_head='mlm'),
-)
 FEW = ('kd',)
 each = pytest.mark.parametrize(
   'name', [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in methods.names()]
@@ -34,7 +30,7 @@ each = pytest.mark.parametrize(
 
 @functools.lru_cache(maxsize=5)
 def _game(name, sizes, whole=''):
-  env, params = tiny.world(**HEADS.get(name, {}))
+  env, params = tiny.world(**tiny.HEADS.get(name, {}))
   method, mesh = methods.get(name)(tiny.fields(name), env), sharding.make_mesh(*sizes, whole)
   # Of gradients that are 0 but for rounding, Adam's own epsilon would make whole steps.
   fields = tiny.train_fields(epsilon=1e-3)
@@ -53,14 +49,6 @@ def _play(game, batches, state=None, first=0):
   return state, log
 
 
-def _near(found, wanted, what):
-  pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True)
-  for (path, a), b in pairs:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    message = f'{what}: {jax.tree_util.keystr(path)}'
-    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5, err_msg=message)
-
-
 @each
 def test_every_layout_agrees_and_goes_on_from_the_checkpoint_of_another(rng, tmp_path, name):
   batches = [tiny.batch(rng) for _ in range(4)]
@@ -68,8 +56,8 @@ def test_every_layout_agrees_and_goes_on_from_the_checkpoint_of_another(rng, tmp
   played = {sizes: _play(_game(name, sizes), batches[:3]) for sizes in layouts}
   one, log = played[layouts[0]]
   for sizes, (state, found) in played.items():
-    _near(found, log, sizes)
-    _near(state, one, sizes)
+    tiny.near(found, log, sizes)
+    tiny.near(state, one, sizes)
   ends = []
   for sizes, other in zip(layouts, layouts[1:] + layouts[:1], strict=True):
     store = checkpoint.Store(tmp_path / '-'.join(map(str, sizes)))
@@ -82,7 +70,7 @@ def test_every_layout_agrees_and_goes_on_from_the_checkpoint_of_another(rng, tmp
       assert a.sharding == c.sharding
     ends.append(_play(_game(name, other), batches[3:], state, 3))
   for end in ends[1:]:
-    _near(end, ends[0], 'gone on')
+    tiny.near(end, ends[0], 'gone on')
 
 
 def test_parameters_optimizer_and_memory_lie_split_and_stay_so(rng):
@@ -111,7 +99,7 @@ def test_a_role_that_is_named_whole_is_on_every_device_and_changes_nothing(rng):
     for x in jax.tree.leaves(_game('kd', layouts[-2], 'student')[1].frozen)
   )
   wanted, expected = _play(_game('kd', layouts[0]), batches)
-  _near((state, log), (wanted, expected), 'whole')
+  tiny.near((state, log), (wanted, expected), 'whole')
 
 
 @pytest.mark.slow

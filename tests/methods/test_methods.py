@@ -28,11 +28,6 @@ VARIANTS = [
   ('rail_kd', dict(kind='layer')),
   ('token_replace', dict(kind='mlm')),
 ]
-# Of masked language models: the heads of student and teacher.
-HEADS = dict(
-  mlm=dict(student_head='mlm'),
-  mlm_kd=dict(student_head='mlm', teacher_head='mlm'),
-)
 each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
 shipped = pytest.mark.parametrize('name, changes', SHIPPED, ids=str)
 
@@ -40,7 +35,7 @@ shipped = pytest.mark.parametrize('name, changes', SHIPPED, ids=str)
 @functools.lru_cache(maxsize=6)  # the games of one method: conftest.py puts its tests side by side
 def _cached(name, changes, task, devices, accumulate, quiet, dtype):
   """(method, game, mesh, traces) at tiny size, from the shipped fields; compiled once for all."""
-  env, params = tiny.world(task, dtype=dtype, **HEADS.get(name, {}))
+  env, params = tiny.world(task, dtype=dtype, **tiny.HEADS.get(name, {}))
   if quiet:
     env = env._replace(student=environments.quiet(env.student))
   traces = []
@@ -146,7 +141,7 @@ def test_scores_are_learned_in_bfloat16_and_in_accumulated_parts(rng, name, chan
 
 @shipped
 def test_label_sets_have_a_loss(rng, name, changes):
-  env, params = tiny.world('multilabel', **HEADS.get(name, {}))
+  env, params = tiny.world('multilabel', **tiny.HEADS.get(name, {}))
   method = methods.get(name)(tiny.fields(name, **changes), env)
   data, batch = tiny.dataset('multilabel'), tiny.batch(rng, kind='multilabel')
   extra, memory = method.init(jax.random.key(0), params, base.Data(data.index, data.label, 8, 400))
