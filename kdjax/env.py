@@ -92,6 +92,8 @@ def settle(c):
   ):
     if c.train[name] not in known:
       raise ValueError(f'config.train.{name}={c.train[name]!r} is none of {", ".join(known)}')
+  if c.teacher.cache not in ('auto', 'always', 'never'):
+    raise ValueError(f'config.teacher.cache={c.teacher.cache!r} is none of auto, always, never')
   return c, spec
 
 
@@ -207,7 +209,7 @@ def _read_unlabelled(c, text: sources.Text, student: roles.Model, workdir):
   if not c.data.unlabelled:
     return text, {}
   train = text.splits.get('train')
-  found = corpus.read(c.data, student.tokenizer, _cache(c, workdir), train, not text.splits)
+  found = corpus.read(c.data, student.tokenizer, cache(c, workdir), train, not text.splits)
   data = batches.Dataset(
     found.tokens,
     np.broadcast_to(np.int32(-1), found.index.shape),
@@ -222,7 +224,8 @@ def _read_unlabelled(c, text: sources.Text, student: roles.Model, workdir):
   return text._replace(splits=splits, origin=f'{text.origin} {found.origin}'), {'train': data}
 
 
-def _cache(c, workdir) -> pathlib.Path:
+def cache(c, workdir) -> pathlib.Path:
+  """Where what can be computed again is kept."""
   return pathlib.Path(c.data.cache) if c.data.cache else workdir / 'cache'
 
 
@@ -280,14 +283,14 @@ def quiet(noisy: net.Net) -> net.Net:
 
 
 def _tokenise(c, text, student: roles.Model, teacher: roles.Model, mismatch: str, workdir) -> dict:
-  cache = _cache(c, workdir)
+  folder = cache(c, workdir)
   usable = _ordinary(student, teacher)
   out = {}
   for name, table in text.splits.items():
-    ours = tokens.tokenise(table, student.tokenizer, c.data.max_length, cache)
+    ours = tokens.tokenise(table, student.tokenizer, c.data.max_length, folder)
     theirs = None
     if mismatch:
-      theirs = tokens.tokenise(table, teacher.tokenizer, c.data.max_length, cache)
+      theirs = tokens.tokenise(table, teacher.tokenizer, c.data.max_length, folder)
     out[name] = batches.Dataset(ours, table.label, table.index, usable, theirs)
   return out
 

@@ -28,6 +28,7 @@ ARROWS = {
   'data': {'data', 'quote', 'tasks'},
   'methods': {'methods', 'losses', 'augment'},
   'evaluate': {'metrics', 'sharding', 'stop', 'data'},
+  'answers': {'evaluate', 'log', 'report', 'data', 'methods'},
   'masked': {'evaluate', 'net', 'data', 'methods'},
   'roles': {'net', 'tasks', 'models'},
   'env': {'guard', 'net', 'roles', 'sharding', 'tasks', 'data', 'models'},
@@ -36,8 +37,8 @@ ARROWS = {
   'report': set(),
   'runs': {'report'},
   'jobs': {
-    'env', 'evaluate', 'log', 'masked', 'methods', 'models', 'net', 'predict', 'report', 'roles',
-    'runs', 'sharding', 'stop', 'train',
+    'answers', 'data', 'env', 'evaluate', 'log', 'masked', 'methods', 'models', 'net', 'predict',
+    'report', 'roles', 'runs', 'sharding', 'stop', 'train',
   },
   'dry': {'env', 'jobs', 'runs', 'train'},
   'main': {'distributed', 'dry', 'jobs', 'lock', 'log', 'stop'},
