@@ -95,9 +95,11 @@ def settle(c):
       raise ValueError(f'config.train.{name}={c.train[name]!r} is none of {", ".join(known)}')
   if c.seeds > 1 and c.train.prng != 'threefry2x32':
     raise ValueError(
-      f'config.train.prng={c.train.prng!r} draws for all of config.seeds={c.seeds} otherwise than for '
-      "each alone: set it to 'threefry2x32'"
+      f'config.train.prng={c.train.prng!r} draws for one of config.seeds={c.seeds} otherwise than '
+      "for it alone: set it to 'threefry2x32'"
     )
+  if c.teacher.cache not in ('auto', 'always', 'never'):
+    raise ValueError(f'config.teacher.cache={c.teacher.cache!r} is none of auto, always, never')
   return c, spec
 
 
@@ -213,7 +215,7 @@ def _read_unlabelled(c, text: sources.Text, student: roles.Model, workdir):
   if not c.data.unlabelled:
     return text, {}
   train = text.splits.get('train')
-  found = corpus.read(c.data, student.tokenizer, _cache(c, workdir), train, not text.splits)
+  found = corpus.read(c.data, student.tokenizer, cache(c, workdir), train, not text.splits)
   data = batches.Dataset(
     found.tokens,
     np.broadcast_to(np.int32(-1), found.index.shape),
@@ -228,7 +230,8 @@ def _read_unlabelled(c, text: sources.Text, student: roles.Model, workdir):
   return text._replace(splits=splits, origin=f'{text.origin} {found.origin}'), {'train': data}
 
 
-def _cache(c, workdir) -> pathlib.Path:
+def cache(c, workdir) -> pathlib.Path:
+  """Where what can be computed again is kept."""
   return pathlib.Path(c.data.cache) if c.data.cache else workdir / 'cache'
 
 
@@ -286,14 +289,14 @@ def quiet(noisy: net.Net) -> net.Net:
 
 
 def _tokenise(c, text, student: roles.Model, teacher: roles.Model, mismatch: str, workdir) -> dict:
-  cache = _cache(c, workdir)
+  folder = cache(c, workdir)
   usable = _ordinary(student, teacher)
   out = {}
   for name, table in text.splits.items():
-    ours = tokens.tokenise(table, student.tokenizer, c.data.max_length, cache)
+    ours = tokens.tokenise(table, student.tokenizer, c.data.max_length, folder)
     theirs = None
     if mismatch:
-      theirs = tokens.tokenise(table, teacher.tokenizer, c.data.max_length, cache)
+      theirs = tokens.tokenise(table, teacher.tokenizer, c.data.max_length, folder)
     out[name] = batches.Dataset(ours, table.label, table.index, usable, theirs)
   return out
 

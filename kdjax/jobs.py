@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from kdjax import (
+  answers,
   env,
   evaluate,
   hosts,
@@ -165,7 +166,7 @@ def _run(
   found = train.fit(
     method,
     each,
-    plan.data['train'],
+    _told(plan, name, method, others),
     score,
     runs.fields(c, name),
     c.data.buckets,
@@ -230,6 +231,20 @@ def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model])
   return cut, params, methods.get(own.name)(own, world)
 
 
+def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model]):
+  """The train split; with the teacher's answers, where a run would ask for them twice."""
+  data, c = plan.data['train'], plan.c
+  own = runs.fields(c, name)
+  seen = train.total_steps(own, len(data.index))[0] * own.batch_size
+  wanted = seen > len(data.index) if c.teacher.cache == 'auto' else c.teacher.cache == 'always'
+  if not (wanted and method.asks and 'teacher' in others):
+    return data
+  cut, params = _cut(plan, 'teacher', others['teacher'])
+  sizes = c.eval.batch_size, c.data.buckets, plan.mesh
+  found = answers.known(cut, params, data, method.asks, env.cache(c, plan.workdir), *sizes)
+  return data._replace(known=found)
+
+
 def layout(plan: env.Plan, name: str) -> str:
   """Where the arrays of a run will lie, and their bytes on a device; nothing is computed."""
   model, others = plan.student, {'teacher': plan.teacher}
@@ -273,7 +288,7 @@ def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   rows, calls, sizes = {}, {}, plan.c.eval.batch_size
   buckets = plan.c.data.buckets
   splits = [s for s in plan.spec.evaluation if s in plan.data and env.labelled(plan.data[s])]
-  few = head(plan.data[splits[0]], 512)
+  few = batches.part(plan.data[splits[0]], slice(512))
   for name, each in models.items():
     cut, first = _cut(plan, name, each[0])
     forward, score = evaluate.forward(cut, plan.mesh), _scorer(plan, name, cut, plan.mesh)
@@ -305,17 +320,6 @@ def _scorer(plan, name: str, cut: net.Net, mesh, many: bool = False):
     block = plan.c.method if runs.masked(plan.c) else runs.block(plan.c, name)
     return masked.scorer(cut, plan.env.mask_id, block.rho, *sizes, many=many)
   return evaluate.scorer(cut, plan.env.task, plan.spec.metrics, *sizes, many)
-
-
-def head(data, rows: int):
-  """The first rows of a data set."""
-  cut = lambda t: t and type(t)(*(a[:rows] for a in t))  # noqa: E731
-  return data._replace(
-    tokens=cut(data.tokens),
-    teacher=cut(data.teacher),
-    label=data.label[:rows],
-    index=data.index[:rows],
-  )
 
 
 def chosen(c, workdir: pathlib.Path) -> dict[int, pathlib.Path]:

@@ -52,6 +52,19 @@ class Net:
     """Embed, then encode: tokens, mask and segments of the batch."""
     return self.enter(params, batch, self.embed(params, batch[self.view + 'tokens']), key)
 
+  def answer(self, params: Params, batch: Batch, key: jax.Array | None = None) -> Out:
+    """The Out of a frozen net on a batch as it was read: known where the batch carries it.
+
+    teacher_logits f32[B, C]; teacher_states f32[B, N+1, D]: one vector a layer, as hidden states
+    of texts of length 1. What the batch does not carry, and what dropout asks for, is computed.
+    """
+    if key is not None or 'teacher_logits' not in batch:
+      return self(params, batch, key)
+    if 'teacher_states' in batch:
+      return Out(batch['teacher_logits'], batch['teacher_states'].swapaxes(0, 1)[:, :, None])
+    # Under jit, hidden states that nobody reads cost nothing.
+    return self(params, batch)._replace(logits=batch['teacher_logits'])
+
   def enter(
     self, params: Params, batch: Batch, e_BLE: jax.Array, key: jax.Array | None = None
   ) -> Out:

@@ -30,6 +30,7 @@ ARROWS = {
   'data': {'data', 'quote', 'tasks'},
   'methods': {'methods', 'losses', 'augment'},
   'evaluate': {'metrics', 'seeds', 'sharding', 'stop', 'data'},
+  'answers': {'evaluate', 'hosts', 'log', 'report', 'sharding', 'data', 'methods'},
   'masked': {'evaluate', 'net', 'data', 'methods'},
   'roles': {'net', 'tasks', 'models'},
   'env': {'guard', 'hosts', 'net', 'roles', 'sharding', 'tasks', 'data', 'models'},
@@ -41,8 +42,8 @@ ARROWS = {
   'report': set(),
   'runs': {'report'},
   'jobs': {
-    'data', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods', 'models', 'net', 'predict',
-    'report', 'roles', 'runs', 'seeds', 'sharding', 'stop', 'train',
+    'answers', 'data', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods', 'models', 'net',
+    'predict', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop', 'train',
   },
   'dry': {'env', 'jobs', 'runs', 'train'},
   'main': {'distributed', 'dry', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop'},

@@ -1,7 +1,7 @@
 """Batches of a few fixed shapes: endless and resumable to train on, each row once to score."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ class Dataset(NamedTuple):
   group: rows that lie side by side here and stay so in a training batch: neighbouring text.
   block: rows that are shuffled together, about; 0: all. An epoch of larger data goes through its
     blocks in a seeded order, so that neither memory nor reading from a disk grows with the data.
+  known: by key of the batch, f32[n, ...]: what the teacher says of each row (answers.known).
   """
 
   tokens: ids.Tokens
@@ -28,6 +29,19 @@ class Dataset(NamedTuple):
   teacher: ids.Tokens | None = None
   group: int = 1
   block: int = 0
+  known: Mapping[str, np.ndarray] = {}
+
+
+def part(data: Dataset, rows: slice) -> Dataset:
+  """Some rows of a data set."""
+  cut = lambda ids: ids and type(ids)(*(a[rows] for a in ids))  # noqa: E731
+  return data._replace(
+    tokens=cut(data.tokens),
+    teacher=cut(data.teacher),
+    label=data.label[rows],
+    index=data.index[rows],
+    known={name: array[rows] for name, array in data.known.items()},
+  )
 
 
 Batch = dict[str, np.ndarray]
@@ -230,7 +244,7 @@ def _batch(data: Dataset, rows: np.ndarray, L: int, own=ALL) -> Batch:
   if data.teacher is not None:
     names = ('teacher_tokens', 'teacher_segments', 'teacher_mask')
     batch |= zip(names, _view(data.teacher, rows, L), strict=True)
-  return batch
+  return batch | {name: array[rows] for name, array in data.known.items()}
 
 
 def _view(

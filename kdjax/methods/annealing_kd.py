@@ -19,7 +19,7 @@ def make(c, env) -> base.Method:
 
   def regress(params, memory, batch, key):
     student_BC = env.student(params['student'], batch, key).logits
-    teacher_BC = env.teacher(params['teacher'], batch).logits
+    teacher_BC = env.teacher.answer(params['teacher'], batch).logits
     a = factor(c, memory)
     soft = mean_square(student_BC, a * teacher_BC).mean()
     return soft, (ticked(memory, batch), dict(soft=soft, factor=a))
@@ -53,6 +53,7 @@ def phased(c, env, first: dict[str, base.Player], turn: Callable[[int], str]) ->
     first | {'student': base.Player(('student',), classify)},
     init,
     lambda step, steps: turn(step) if step < border(steps) else 'student',
+    'logits',
   )
 
 

@@ -56,12 +56,15 @@ class Method(NamedTuple):
   init: (key, params, data) -> (parameters to add, memory at step 0). Memory leaves are strongly
     typed and alias no parameter: the state is donated. What is named 'bank' is split over the mesh
     by rows.
+  asks: what a loss reads of env.teacher.answer, and can be known beforehand: '': nothing, 'logits',
+    or beside them one vector a layer, 'first' or 'mean' (layers.POOLS).
   turn: (step, steps of the run) -> name of the player who moves; called on the host.
   """
 
   players: dict[str, Player]
   init: Callable[[Key, Params, Data], tuple[Params, Memory]] = nothing
   turn: Callable[[int, int], str] = lambda step, steps: 'student'
+  asks: str = ''
 
 
 def one_of(c, **choices: tuple[str, ...]) -> None:

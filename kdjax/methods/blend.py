@@ -43,12 +43,14 @@ class Part(NamedTuple):
   call, of a term: the same -> (loss f32[], memory, metrics), weighted already.
   owns: parameters that its init adds and the student's player trains.
   live: the embeddings of a view train the student's table, as those of a text do.
+  pool: how the vectors are pooled that are all that a term reads of hidden states.
   """
 
   call: Callable
   owns: tuple[str, ...] = ()
   init: Callable[[base.Key, base.Params, base.Data], tuple[base.Params, base.Memory]] = base.nothing
   live: bool = False
+  pool: str = ''
 
 
 ON = ('text', 'new', 'both')
@@ -118,7 +120,7 @@ def distil(
     task, memory = env.task, dict(memory)
     student = env.student(params['student'], batch, k_drop)
     k_teacher = jax.random.fold_in(k_drop, 1) if teacher_dropout else None
-    teacher = env.teacher(params['teacher'], batch, k_teacher)
+    teacher = env.teacher.answer(params['teacher'], batch, k_teacher)
     metrics = dict(
       hard=task.loss(student.logits, batch['label']).mean(),
       soft=task.gap(student.logits, teacher.logits, c.temperature).mean(),
@@ -155,4 +157,6 @@ def distil(
     return total, (memory, metrics)
 
   owns = ('student', *(name for part in parts.values() for name in part.owns))
-  return base.Method({'student': base.Player(owns, loss)}, init)
+  asks = (term.pool if term and on != 'new' else '') or 'logits'
+  asks = '' if teacher_dropout else asks
+  return base.Method({'student': base.Player(owns, loss)}, init, asks=asks)

@@ -69,4 +69,4 @@ def contrast(c, env, weight: float) -> blend.Part:
     scale = 1 / jnp.log(u_BE.shape[0]) if c.norm_log_k else 1.0
     return weight * scale * contrast, memory, dict(contrast=contrast)
 
-  return blend.Part(call, ('heads',), init)
+  return blend.Part(call, ('heads',), init, pool=c.pool)

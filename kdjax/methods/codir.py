@@ -81,7 +81,7 @@ def term(c, env) -> blend.Part:
       metrics | dict(contrast=loss_B.mean()),
     )
 
-  return blend.Part(call, ('codir_heads',), init)
+  return blend.Part(call, ('codir_heads',), init, pool=c.pool)
 
 
 def nce(v, stored, log_z: Array, rows_BK1: Array, n: int, tau: float) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ def make(c, env) -> base.Method:
   def regress(params, memory, batch, key):
     k_drop, k_new, k_drop_new = jax.random.split(key, 3)
     student = env.student(params['student'], batch, k_drop)
-    teacher = env.teacher(params['teacher'], batch)
+    teacher = env.teacher.answer(params['teacher'], batch)
     new, _ = write(jax.lax.stop_gradient(params), (), batch, student, teacher, k_new)
     new_student = blend.read(env.student, params['student'], new.batch, new.student, k_drop_new)
     new_teacher = blend.read(env.teacher, params['teacher'], new.batch, new.teacher)

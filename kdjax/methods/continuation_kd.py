@@ -20,7 +20,7 @@ def make(c, env) -> base.Method:
 
   def loss(params, memory, batch, key):
     student_BC = env.student(params['student'], batch, key).logits
-    teacher_BC = env.teacher(params['teacher'], batch).logits
+    teacher_BC = env.teacher.answer(params['teacher'], batch).logits
     w = annealing_kd.gone(memory)
     a = (1 + jnp.floor(w * c.t_max)) / c.t_max
     gap_B = annealing_kd.mean_square(student_BC, a * teacher_BC)
@@ -29,4 +29,4 @@ def make(c, env) -> base.Method:
     metrics = dict(soft=soft, hard=hard, factor=a, inside=(gap_B < c.margin).mean())
     return (1 - w) * soft + w * hard, (annealing_kd.ticked(memory, batch), metrics)
 
-  return base.Method({'student': base.Player(('student',), loss)}, init)
+  return base.Method({'student': base.Player(('student',), loss)}, init, asks='logits')

@@ -31,7 +31,7 @@ def make(c, env) -> base.Method:
   def loss(params, memory, batch, key):
     k_drop, k_start = jax.random.split(key)
     student_BC = net(params['student'], batch, k_drop).logits
-    teacher_BC = env.teacher(params['teacher'], batch).logits
+    teacher_BC = env.teacher.answer(params['teacher'], batch).logits
 
     def off(logits_BC):  # f32[B]: how far from the target
       if c.target == 'label':
@@ -96,7 +96,7 @@ def make(c, env) -> base.Method:
     slopes = jax.tree.map(lambda g, p, s: (g * (p - s)).sum(), grads, params['student'], still)
     return total + sum(jax.tree.leaves(slopes)), values_K[-1], points_KBLE[-1]
 
-  return base.Method({'student': base.Player(('student',), loss)})
+  return base.Method({'student': base.Player(('student',), loss)}, asks='logits')
 
 
 def _norm(x_BLE):

@@ -9,9 +9,9 @@ def make(c, env) -> base.Method:
 
   def loss(params, memory, batch, key):
     student_BC = env.student(params['student'], batch, key).logits
-    teacher_BC = env.teacher(params['teacher'], batch).logits
+    teacher_BC = env.teacher.answer(params['teacher'], batch).logits
     hard = env.task.loss(student_BC, batch['label']).mean()
     soft = env.task.gap(student_BC, teacher_BC, c.temperature).mean()
     return c.hard * hard + c.soft * soft, (memory, dict(hard=hard, soft=soft))
 
-  return base.Method({'student': base.Player(('student',), loss)})
+  return base.Method({'student': base.Player(('student',), loss)}, asks='logits')

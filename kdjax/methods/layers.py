@@ -54,7 +54,7 @@ def choose(spec: str, blocks: int, count: int = 0, field: str = 'layers') -> tup
 
 def states(net, batch, hidden_NBLD: Array, pool: str) -> Array:
   """f32[N, B, D], a vector of each layer given: of the first token, or the mean of real ones."""
-  if pool == 'first':
+  if pool == 'first' or hidden_NBLD.shape[2] == 1:  # a text of one token, or pooled (net.answer)
     return hidden_NBLD[:, :, 0].astype(jnp.float32)
   real_1BL1 = net.mask(batch)[None, :, :, None]
   # Chosen, not multiplied: padding may hold anything.

@@ -34,10 +34,10 @@ def against(c, student: base.Method, generator: base.Player, beside=None) -> bas
       extra |= beside.init(jax.random.fold_in(key, 2), params, data)[0]
     return extra, memory
 
-  return base.Method(
-    student.players | {'generator': generator},
-    init,
-    lambda step, steps: 'generator' if step % around < c.gen_turns else 'student',
+  return student._replace(
+    players=student.players | {'generator': generator},
+    init=init,
+    turn=lambda step, steps: 'generator' if step % around < c.gen_turns else 'student',
   )
 
 

@@ -56,4 +56,4 @@ def term(c, env) -> blend.Part:
     distance = sum(found) / len(found)
     return c.weight * distance, memory, dict(distance=distance)
 
-  return blend.Part(call, ('pkd_heads',), init)
+  return blend.Part(call, ('pkd_heads',), init, pool=c.pool)

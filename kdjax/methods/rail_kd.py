@@ -73,7 +73,7 @@ def term(c, env) -> blend.Part:
     seen = memory['seen'] + batch['index'].shape[0]
     return c.weight * distance, memory | dict(seen=seen), metrics
 
-  return blend.Part(call, ('rail_heads',), init)
+  return blend.Part(call, ('rail_heads',), init, pool=c.pool)
 
 
 def draw(seed: Array, epoch: Array, blocks: int, count: int) -> Array:
