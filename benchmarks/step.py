@@ -10,8 +10,8 @@ round of each, which other work on the machine disturbs least. FLOPs and bytes a
 compiled program; peaks of matrix products and of memory are measured in the same run, and the floor
 is the longer of FLOPs / peak and bytes / bandwidth. --sides=kdjax or torch runs one of them.
 
-On a CPU that others use, a wait for the slowest of several threads is most of what is timed:
-taskset -c 0 python -m benchmarks.step --clock=cpu gives both sides one core, and counts its seconds.
+On a CPU that others use, most of what is timed is a wait for the slowest of several threads. There,
+taskset -c 0 python -m benchmarks.step --clock=cpu gives both sides one core and counts its seconds.
 """
 
 import functools
