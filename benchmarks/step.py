@@ -355,11 +355,11 @@ def main(argv) -> None:
         label = name if player == 'student' else f'{name} generator'
         found['rows'][label] = row(seconds, costs, peak, STEPS.value)
         print(label, line(found['rows'][label]), flush=True)
+        if JSON.value:  # a run that is cut short leaves what it has
+          pathlib.Path(JSON.value).write_text(json.dumps(found, indent=1))
       del sides, calls
       gc.collect()
   print(table(found['rows']))
-  if JSON.value:
-    pathlib.Path(JSON.value).write_text(json.dumps(found, indent=1))
 
 
 def line(r: dict) -> list[str]:
