@@ -6,9 +6,10 @@ Both sides start from the same random weights, with the same dropout, AdamW and 
 the same batch; torch's is eager with scaled dot-product attention (--torch=compile otherwise), and
 bfloat16 is torch.autocast there. They take turns in one process. Ratios are torch / kdjax, medians
 over rounds of the ratio within a round; in brackets the quartiles; then the ratio of the quickest
-round of each, which other work on the machine disturbs least. FLOPs and bytes are of kdjax's
-compiled program; peaks of matrix products and of memory are measured in the same run, and the floor
-is the longer of FLOPs / peak and bytes / bandwidth. --sides=kdjax or torch runs one of them.
+round of each, which other work on the machine disturbs least. GFLOP: of the matrix products that
+the method needs (`useful`), whoever computes them; floor: that over the peak of a matrix product
+measured in the same run. What the compiler counts of kdjax's program, FLOPs and bytes touched,
+stands beside it. --sides=kdjax or torch runs one of them.
 
 On a CPU that others use, most of what is timed is a wait for the slowest of several threads. There,
 taskset -c 0 python -m benchmarks.step --clock=cpu gives both sides one core and counts its seconds.
@@ -161,6 +162,40 @@ def roles(c) -> tuple[str, ...]:
   return ('teacher', 'student', 'generator')[: 3 if 'generator' in c else 2]
 
 
+def useful(label: str, c, made, batch) -> float:
+  """FLOPs of the matrix products that a step needs; label: a method, or it and ' generator'.
+
+  A gradient costs two forward passes, with respect to inputs alone one. The compiler's own count
+  is of what it compiled: a loop's body once, and slots that hold no hidden token.
+  """
+  B, L = batch['tokens'].shape
+  spec = {role: module.spec for role, (module, _) in made.items()}
+  S, T, G = (
+    B * L * m.layers * (8 * m.width**2 + 4 * m.width * m.ffn + 4 * L * m.width)
+    for m in (spec['student'], spec['teacher'], spec['generator'])
+  )
+  V, D, E = spec['student'].vocab, spec['student'].width, spec['teacher'].width
+  project = 2 * B * L * V * D
+  hidden = c.rho * batch['maskable'].sum() if 'rho' in c else 0
+  guess = 2 * hidden * V * spec['generator'].width
+  words = 2 * hidden * V * (D + E)
+  adversary = 2 * S + 2 * T + 3 * (G + guess) + 2 * words
+  ascent = 2 * (S + T) * (c.steps if 'steps' in c else 0)
+  flops = {
+    'finetune': 3 * S,
+    'kd': 3 * S + T,
+    'codir': 3 * S + T,
+    'augpro': 6 * S + 2 * T + project,
+    'augpro_fgsm': 8 * S + 2 * T + project,
+    'mate_kd': 6 * S + 2 * T + G + guess,
+    'cilda': 6 * S + 2 * T + G + guess,
+    'mate_kd generator': adversary,
+    'cilda generator': adversary,
+    'backward_kd': 6 * S + 2 * T + ascent,
+  }
+  return float(flops[label])
+
+
 class Ours:
   """kdjax's side of a method: a compiled program per player."""
 
@@ -305,18 +340,20 @@ def machine() -> dict[str, str]:
   return found | dict(python=platform.python_version(), load=f'{os.getloadavg()[0]:.1f}')
 
 
-def row(seconds: dict[str, list[float]], costs: dict, peak: dict, steps: int) -> dict:
+def row(seconds: dict, flops: float, costs: dict, peak: dict, steps: int) -> dict:
   """What is known of a step: seconds and ratio as [median, quartiles], and its arithmetic."""
   each = {side: [s / steps for s in found] for side, found in seconds.items()}
   out = {side: quartiles(found) for side, found in each.items()}
   out |= {f'best {side}': min(found) for side, found in each.items()}
   if len(each) == 2:
     out['ratio'] = quartiles(np.divide(each['torch'], each['kdjax']))
-  if costs:
-    floor = max(costs['flops'] / peak['flops'], costs['bytes'] / peak['bandwidth'])
-    used = costs['flops'] / peak['flops'] / out['kdjax'][0]
-    out |= costs | dict(floor=floor, utilisation=used)
-  return out
+  floor = flops / peak['flops']
+  return (
+    out
+    | costs
+    | dict(useful=flops, floor=floor)
+    | {f'utilisation {side}': floor / out[side][0] for side in each}
+  )
 
 
 def main(argv) -> None:
@@ -353,7 +390,8 @@ def main(argv) -> None:
         seconds = take_turns(calls, ROUNDS.value, clock)
         costs = sides['kdjax'].costs(player) if 'kdjax' in sides else {}
         label = name if player == 'student' else f'{name} generator'
-        found['rows'][label] = row(seconds, costs, peak, STEPS.value)
+        flops = useful(label, c, made, batch)
+        found['rows'][label] = row(seconds, flops, costs, peak, STEPS.value)
         print(label, line(found['rows'][label]), flush=True)
         if JSON.value:  # a run that is cut short leaves what it has
           pathlib.Path(JSON.value).write_text(json.dumps(found, indent=1))
@@ -371,10 +409,11 @@ def line(r: dict) -> list[str]:
     cells.append('{:.2f}'.format(r['best torch'] / r['best kdjax']))
   else:
     cells += ['', '']
-  if 'flops' in r:
-    cells += [f'{r["flops"] / 1e9:,.1f}', f'{r["bytes"] / 1e9:,.2f}', f'{1e3 * r["floor"]:.1f}']
-    cells.append(f'{100 * r["utilisation"]:.0f} %')
-  return cells
+  cells += [f'{r["useful"] / 1e9:,.1f}', f'{1e3 * r["floor"]:.1f}']
+  used = [r.get(f'utilisation {side}') for side in SIDES]
+  cells += [f'{100 * u:.0f} %' if u else '' for u in used]
+  compiled = [f'{r[k] / 1e9:,.2f}' for k in ('flops', 'bytes') if k in r]
+  return cells + (compiled or ['', ''])
 
 
 def table(rows: dict[str, dict]) -> str:
@@ -382,9 +421,8 @@ def table(rows: dict[str, dict]) -> str:
   from kdjax.report import markdown
 
   head = ['step', 'kdjax ms', 'torch ms', 'torch / kdjax', 'of the best rounds']
-  head += ['GFLOP', 'GB', 'floor ms', 'of peak']
-  lines = [[name, *line(r)] for name, r in rows.items()]
-  return markdown(head, [cells + [''] * (len(head) - len(cells)) for cells in lines])
+  head += ['GFLOP', 'floor ms', 'of peak, kdjax', 'torch', 'GFLOP compiled', 'GB compiled']
+  return markdown(head, [[name, *line(r)] for name, r in rows.items()])
 
 
 if __name__ == '__main__':
