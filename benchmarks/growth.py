@@ -21,20 +21,15 @@ import time
 
 from absl import app, flags
 
-_FACTORS = dict(batch=(0.25, 0.5, 2, 4), length=(0.5, 2, 4), vocab=(0.25, 0.5, 2), layers=(0.5, 2))
-_DEVICES = (2, 4)
+_AXES = ('batch', 'length', 'vocab', 'layers')
 _FORWARDED = ('method', 'player', 'size', 'rounds', 'clock', 'dtype')
 
 
-def points(base: dict[str, int], axes: list[str]) -> list[tuple[str, dict[str, int]]]:
+def points(base: dict[str, int], axes, factors, devices) -> list[tuple[str, dict[str, int]]]:
   """(axis, point), the base first."""
   out = [('', base)]
-  for axis in axes:
-    if axis == 'devices':
-      out += [(axis, base | dict(devices=n)) for n in _DEVICES]
-    else:
-      out += [(axis, base | {axis: int(base[axis] * f)}) for f in _FACTORS[axis]]
-  return out
+  out += [(axis, base | {axis: int(base[axis] * f)}) for axis in axes for f in map(float, factors)]
+  return out + [('devices', base | dict(devices=int(n))) for n in devices]
 
 
 def _resident(name: str) -> int:
@@ -121,7 +116,8 @@ def main(argv) -> None:
   base = {k: given[k].value for k in ('batch', 'length', 'vocab', 'layers')} | dict(devices=1)
   values = {k: given[k].value for k in _FORWARDED}
   rows, found = [], []
-  for axis, point in points(base, given['axes'].value):
+  several = (given[k].value for k in ('axes', 'factors', 'devices'))
+  for axis, point in points(base, *several):
     r = _in_process(point, base, values)
     found.append(dict(axis=axis, point=point) | r)
     rows.append(_cells(axis, point, r))
@@ -138,7 +134,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('method', 'kd', 'A method of benchmarks/step.py.')
   flags.DEFINE_string('player', 'student', 'Whose turn.')
   flags.DEFINE_string('size', 'minilm', 'Widths, of benchmarks/step.py.')
-  flags.DEFINE_list('axes', [*_FACTORS, 'devices'], 'By commas.')
+  flags.DEFINE_list('axes', list(_AXES), 'By commas.')
+  flags.DEFINE_list('factors', ['0.5', '2', '4'], 'Of the base point, along each axis.')
+  flags.DEFINE_list('devices', ['2', '4'], 'Numbers of simulated devices.')
   flags.DEFINE_integer('batch', 16, 'Of the base point.')
   flags.DEFINE_integer('length', 32, 'Of the base point.')
   flags.DEFINE_integer('vocab', 30522, 'Of the base point.')
