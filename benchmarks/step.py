@@ -1,0 +1,448 @@
+"""A training step of each method beside the same step in PyTorch with transformers' models.
+
+python -m benchmarks.step [--size=minilm] [--methods=kd,augpro] [--batch=32] [--length=64]
+
+Both sides start from the same random weights, with the same dropout, AdamW and clipping, and read
+the same batch; torch's is eager with scaled dot-product attention (--torch=compile otherwise), and
+bfloat16 is torch.autocast there. They take turns in one process. Ratios are torch / kdjax, medians
+over rounds of the ratio within a round; in brackets the quartiles; then the ratio of the quickest
+round of each, which other work on the machine disturbs least. GFLOP: of the matrix products that
+the method needs (`useful`), whoever computes them; floor: that over the peak of a matrix product
+measured in the same run. What the compiler counts of kdjax's program, FLOPs and bytes touched,
+stands beside it. --sides=kdjax or torch runs one of them.
+
+On a CPU that others use, most of what is timed is a wait for the slowest of several threads. There,
+taskset -c 0 python -m benchmarks.step --clock=cpu gives both sides one core and counts its seconds.
+"""
+
+import functools
+import gc
+import importlib
+import json
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # both sides share a GPU
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+
+SIDES = ('kdjax', 'torch')
+MASK = 103
+# family, vocabulary, (layers, width, heads, inner width) of teacher, student, generator.
+SIZES = {
+  'tiny': ('bert', 300, (2, 24, 2, 48), (1, 16, 2, 32), (1, 16, 2, 32)),
+  'minilm': ('bert', 30522, (6, 384, 12, 1536), (2, 384, 12, 1536), (2, 384, 12, 1536)),
+  'base': ('bert', 30522, (12, 768, 12, 3072), (6, 768, 12, 3072), (2, 768, 12, 3072)),
+  'large': ('roberta', 50265, (24, 1024, 16, 4096), (6, 768, 12, 3072), (2, 768, 12, 3072)),
+}
+# Fields of configs/<file>.py: (file, name there).
+METHODS = {
+  'finetune': ('finetune', 'finetune'),
+  'kd': ('kd', 'kd'),
+  'augpro': ('augpro', 'augpro'),
+  'augpro_fgsm': ('augpro', 'augpro_fgsm'),
+  'mate_kd': ('mate_kd', 'mate_kd'),
+  'cilda': ('cilda', 'cilda'),
+  'codir': ('codir', 'codir'),
+  'backward_kd': ('backward_kd', 'backward_kd'),
+}
+TURNS = 1000  # of the schedules
+
+
+def fields(name: str, **changes) -> ConfigDict:
+  """A method's shipped fields."""
+  file, block = METHODS[name]
+  c = ConfigDict(importlib.import_module(f'configs.{file}').methods()[block])
+  c.update(changes)
+  return c
+
+
+def train_fields(batch: int) -> ConfigDict:
+  """config.train, with a constant seed."""
+  from configs import common
+
+  c = common.config('docs', 'kd').train
+  with c.unlocked():
+    c.update(dict(batch_size=batch, steps=TURNS, seed=0))
+  return c
+
+
+def build(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **knobs):
+  """{role: (module, transformers' config)}, random weights; knobs: of families.spec."""
+  import transformers
+
+  from kdjax import net
+  from kdjax.models import bert, families
+
+  family, words, *sizes = SIZES[size]
+  made = {}
+  for seed, (role, shape) in enumerate(
+    zip(('teacher', 'student', 'generator'), sizes, strict=True)
+  ):
+    depth, width, heads, inner = shape
+    kind = dict(bert=transformers.BertConfig, roberta=transformers.RobertaConfig)[family]
+    more = dict(type_vocab_size=1, max_position_embeddings=514) if family == 'roberta' else {}
+    config = kind(
+      vocab_size=vocab or words,
+      hidden_size=width,
+      num_hidden_layers=(layers or {}).get(role, depth),
+      num_attention_heads=heads,
+      intermediate_size=inner,
+      num_labels=2,
+      **(more | (dict(initializer_range=0.3) if size == 'tiny' else {})),
+    )
+    head = 'mlm' if role == 'generator' else 'classify'
+    module = bert.abstract(families.spec(config, head=head, **knobs))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf, rng=rng, std=config.initializer_range):
+      if leaf.ndim > 1:
+        return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * np.float32(std))
+      return jnp.full(leaf.shape, 1.0 if 'scale' in jax.tree_util.keystr(path) else 0.0)
+
+    params = jax.tree_util.tree_map_with_path(draw, net.split(module)[1])
+    made[role] = net.fill(module, params), config
+  return made
+
+
+def ordinary(vocab: int) -> np.ndarray:
+  """bool[V]: BERT's first thousand ids are special or unused."""
+  return np.arange(vocab) >= min(1000, vocab // 2)
+
+
+def text(vocab: int, rows: int, length: int, bank: int, seed: int = 0) -> dict[str, np.ndarray]:
+  """A batch of random text, lengths from half the batch's to all of it."""
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(ordinary(vocab).argmax(), vocab, (rows, length)).astype(np.int32)
+  sizes = rng.integers(length // 2, length + 1, rows)
+  sizes[0] = length
+  mask = np.arange(length)[None] < sizes[:, None]
+  tokens[:, 0], tokens[np.arange(rows), sizes - 1] = 101, 102
+  tokens = np.where(mask, tokens, 1)  # RoBERTa's padding; masked, whatever BERT's is
+  return dict(
+    tokens=tokens,
+    segments=np.zeros_like(tokens),
+    mask=mask,
+    maskable=mask & ordinary(vocab)[tokens],
+    label=rng.integers(0, 2, rows).astype(np.int32),
+    index=rng.permutation(bank)[:rows].astype(np.int32),
+  )
+
+
+def labels(bank: int) -> np.ndarray:
+  """i32[bank], of a training set of so many rows."""
+  return np.arange(bank, dtype=np.int32) % 2
+
+
+def world(made, dropout: bool = True):
+  """(Env, parameters by role)."""
+  from kdjax import env, net, tasks
+
+  nets, params = {}, {}
+  for role, (module, _) in made.items():
+    nets[role], params[role] = net.split(module)
+    if not dropout:
+      nets[role] = env.quiet(nets[role])
+  usable = jnp.asarray(ordinary(made['teacher'][1].vocab_size))
+  task = tasks.KINDS['classes']
+  found = env.Env(nets['student'], nets['teacher'], task, usable, '', nets['generator'], MASK)
+  return found, params
+
+
+def roles(c) -> tuple[str, ...]:
+  """The models that a method asks."""
+  return ('teacher', 'student', 'generator')[: 3 if 'generator' in c else 2]
+
+
+def useful(label: str, c, made, batch) -> float:
+  """FLOPs of the matrix products that a step needs; label: a method, or it and ' generator'.
+
+  A gradient costs two forward passes, with respect to inputs alone one. The compiler's own count
+  is of what it compiled: a loop's body once, and slots that hold no hidden token.
+  """
+  B, L = batch['tokens'].shape
+  spec = {role: module.spec for role, (module, _) in made.items()}
+  S, T, G = (
+    B * L * m.layers * (8 * m.width**2 + 4 * m.width * m.ffn + 4 * L * m.width)
+    for m in (spec['student'], spec['teacher'], spec['generator'])
+  )
+  V, D, E = spec['student'].vocab, spec['student'].width, spec['teacher'].width
+  project = 2 * B * L * V * D
+  hidden = c.rho * batch['maskable'].sum() if 'rho' in c else 0
+  guess = 2 * hidden * V * spec['generator'].width
+  words = 2 * hidden * V * (D + E)
+  adversary = 2 * S + 2 * T + 3 * (G + guess) + 2 * words
+  ascent = 2 * (S + T) * (c.steps if 'steps' in c else 0)
+  flops = {
+    'finetune': 3 * S,
+    'kd': 3 * S + T,
+    'codir': 3 * S + T,
+    'augpro': 6 * S + 2 * T + project,
+    'augpro_fgsm': 8 * S + 2 * T + project,
+    'mate_kd': 6 * S + 2 * T + G + guess,
+    'cilda': 6 * S + 2 * T + G + guess,
+    'mate_kd generator': adversary,
+    'cilda generator': adversary,
+    'backward_kd': 6 * S + 2 * T + ascent,
+  }
+  return float(flops[label])
+
+
+class Ours:
+  """kdjax's side of a method: a compiled program per player."""
+
+  def __init__(self, c, made, batch, bank: int, mesh=None):
+    from kdjax import methods, sharding, train
+    from kdjax.data import batches
+
+    env, params = world({role: made[role] for role in made})
+    method = methods.get(c.name)(c, env)
+    mesh = mesh or sharding.make_mesh(-1)
+    data = batches.Dataset(None, labels(bank), np.arange(bank, dtype=np.int32), None)
+    params = {role: params[role] for role in roles(c)}
+    game = train.start(method, params, data, train_fields(len(batch['label'])), TURNS, mesh)
+    self.state, self.frozen, self.key = game.state, game.frozen, game.key
+    self.batch = sharding.put(batch, mesh)
+    if c.name == 'backward_kd':  # in its first round there are no samples
+      self.state.memory['view']['clock'] = game.state.memory['view']['round'] + 1
+    self.programs = {
+      player: step.lower(self.state, self.frozen, self.batch, self.key).compile()
+      for player, step in game.steps.items()
+    }
+
+  def costs(self, player: str) -> dict[str, float]:
+    """FLOPs, bytes touched, and bytes of temporaries of a step."""
+    found = self.programs[player].cost_analysis()
+    found = found[0] if isinstance(found, list) else found
+    memory = self.programs[player].memory_analysis()
+    return dict(
+      flops=float(found.get('flops', 0)),
+      bytes=float(found.get('bytes accessed', 0)),
+      temporary=getattr(memory, 'temp_size_in_bytes', 0),
+      arguments=getattr(memory, 'argument_size_in_bytes', 0),
+    )
+
+  def run(self, player: str, steps: int) -> None:
+    """So many steps, to their end."""
+    for _ in range(steps):
+      self.state, metrics = self.programs[player](self.state, self.frozen, self.batch, self.key)
+    jax.block_until_ready((self.state, metrics))
+
+
+class Theirs:
+  """torch's side of a method."""
+
+  def __init__(self, name: str, c, folders, batch, bank: int, dtype: str, how, attention='sdpa'):
+    import torch
+
+    from benchmarks import torch_steps
+
+    self.torch, self.steps, self.name = torch, torch_steps, name
+    self.device = 'cuda' if torch.cuda.is_available() and jax.default_backend() == 'gpu' else 'cpu'
+    usable = torch.as_tensor(ordinary(_vocab(folders['teacher'])))
+    folders = {role: folders[role] for role in roles(c)}
+    whole = torch.as_tensor(labels(bank)).long()
+    self.w = torch_steps.world(c, folders, usable, MASK, whole, self.device, attention)
+    if how.compile:
+      for role in folders:
+        model = getattr(self.w, role)
+        (model.base_model if role == 'generator' else model).compile()
+    self.batch = tensors(batch, self.device)
+    self.dtype = None if dtype == 'float32' else getattr(torch, dtype)
+    t = train_fields(len(batch['label']))
+    self.clip, self.moves = t.clip, {}
+    for player in ('student', 'generator')[: 2 if 'generator' in c else 1]:
+      params = torch_steps.owned(self.w, player)
+      rate = c.gen_rate if player == 'generator' else t.rate
+      betas = t.beta1, t.beta2
+      made = torch_steps.adamw(params, rate, t.decay, betas, t.epsilon, TURNS, how.adamw)
+      self.moves[player] = params, *made
+
+  def run(self, player: str, steps: int) -> None:
+    """So many steps, to their end."""
+    self.steps.owned(self.w, player)
+    loss = self.steps.LOSSES[self.name + (' generator' if player == 'generator' else '')]
+    for _ in range(steps):
+      self.steps.turn(self.w, loss, *self.moves[player], self.batch, self.clip, self.dtype)
+    if self.device == 'cuda':
+      self.torch.cuda.synchronize()
+
+
+def _vocab(folder) -> int:
+  return json.loads((pathlib.Path(folder) / 'config.json').read_text())['vocab_size']
+
+
+def tensors(batch, device='cpu') -> dict:
+  """A batch as transformers' users have it: int64, the mask as numbers."""
+  import torch
+
+  out = {k: torch.as_tensor(v) for k, v in batch.items()}
+  out = {k: v if k == 'maskable' else v.long() for k, v in out.items()}
+  return {k: v.to(device) for k, v in out.items()}
+
+
+def save(made, where) -> dict[str, str]:
+  """Each model as a folder that transformers reads."""
+  from kdjax.models import hf
+
+  return {role: str(hf.save(f'{where}/{role}', *model)) for role, model in made.items()}
+
+
+def take_turns(runs: dict, rounds: int, clock=time.perf_counter) -> dict[str, list[float]]:
+  """Seconds of each call in each round, after two that are not counted."""
+  for call in runs.values():
+    call()
+    call()
+  seconds = {name: [] for name in runs}
+  for _ in range(rounds):
+    for name, call in runs.items():
+      begin = clock()
+      call()
+      seconds[name].append(clock() - begin)
+  return seconds
+
+
+def quartiles(x) -> list[float]:
+  """[median, lower, upper]."""
+  return [float(v) for v in np.percentile(x, [50, 25, 75])]
+
+
+def peaks(dtype: str, side: int = 0, clock=time.perf_counter) -> dict[str, float]:
+  """FLOP/s of a matrix product and bytes/s of an addition, the best of five."""
+  gpu = jax.default_backend() != 'cpu'
+  n, m = side or (8192 if gpu else 2048), 2**28 if gpu else 2**25
+  a, multiply = jnp.ones((n, n), dtype), jax.jit(jnp.matmul)
+  # In place: fresh pages of memory cost more than the bytes in them.
+  long, more = [jnp.ones(m, jnp.float32)], jax.jit(lambda x: x + 1, donate_argnums=0)
+
+  def add():
+    long[0] = jax.block_until_ready(more(long[0]))
+
+  calls = dict(matmul=lambda: jax.block_until_ready(multiply(a, a)), add=add)
+  best = {name: min(found) for name, found in take_turns(calls, 5, clock).items()}
+  return dict(flops=2 * n**3 / best['matmul'], bandwidth=8 * m / best['add'])
+
+
+def machine() -> dict[str, str]:
+  """Where it ran, and with what."""
+  from importlib import metadata
+
+  found = {p: metadata.version(p) for p in ('jax', 'flax', 'torch', 'transformers')}
+  found |= dict(device=jax.devices()[0].device_kind, cores=str(os.cpu_count()))
+  return found | dict(python=platform.python_version(), load=f'{os.getloadavg()[0]:.1f}')
+
+
+def row(seconds: dict, flops: float, costs: dict, peak: dict, steps: int) -> dict:
+  """What is known of a step: seconds and ratio as [median, quartiles], and its arithmetic."""
+  each = {side: [s / steps for s in found] for side, found in seconds.items()}
+  out = {side: quartiles(found) for side, found in each.items()}
+  out |= {f'best {side}': min(found) for side, found in each.items()}
+  if len(each) == 2:
+    out['ratio'] = quartiles(np.divide(each['torch'], each['kdjax']))
+  floor = flops / peak['flops']
+  return (
+    out
+    | costs
+    | dict(useful=flops, floor=floor)
+    | {f'utilisation {side}': floor / out[side][0] for side in each}
+  )
+
+
+def main(argv) -> None:
+  del argv
+  if TF32.value and 'torch' in SIDES_.value:
+    import torch
+
+    torch.set_float32_matmul_precision('high')  # what jax does with float32 on a GPU
+  names = METHODS_.value
+  how = ConfigDict(dict(compile=TORCH.value == 'compile', adamw=ADAMW.value))
+  knobs = dict(dtype=DTYPE.value, attention=ATTENTION.value)
+  made = build(SIZE.value, **knobs)
+  vocab = made['teacher'][1].vocab_size
+  batch = text(vocab, BATCH.value, LENGTH.value, BANK.value)
+  clock = dict(wall=time.perf_counter, cpu=time.process_time)[CLOCK.value]
+  peak = peaks(DTYPE.value, clock=clock)
+  found = dict(
+    command=' '.join(['python -m benchmarks.step', *sys.argv[1:]]), machine=machine(), peak=peak
+  )
+  found['rows'] = {}
+  print(f'{found["machine"]}\npeak {peak["flops"] / 1e9:,.0f} GFLOP/s, ', end='')
+  print(f'{peak["bandwidth"] / 1e9:,.1f} GB/s', flush=True)
+  with tempfile.TemporaryDirectory() as where:
+    folders = save(made, where) if 'torch' in SIDES_.value else {}
+    for name in names:
+      c = fields(name)
+      sides = {}
+      if 'kdjax' in SIDES_.value:
+        sides['kdjax'] = Ours(c, made, batch, BANK.value)
+      if 'torch' in SIDES_.value:
+        sides['torch'] = Theirs(name, c, folders, batch, BANK.value, DTYPE.value, how)
+      for player in ('student', 'generator')[: 2 if 'generator' in c else 1]:
+        calls = {k: functools.partial(s.run, player, STEPS.value) for k, s in sides.items()}
+        seconds = take_turns(calls, ROUNDS.value, clock)
+        costs = sides['kdjax'].costs(player) if 'kdjax' in sides else {}
+        label = name if player == 'student' else f'{name} generator'
+        flops = useful(label, c, made, batch)
+        found['rows'][label] = row(seconds, flops, costs, peak, STEPS.value)
+        print(label, line(found['rows'][label]), flush=True)
+        if JSON.value:  # a run that is cut short leaves what it has
+          pathlib.Path(JSON.value).write_text(json.dumps(found, indent=1))
+      del sides, calls
+      gc.collect()
+  print(table(found['rows']))
+
+
+def line(r: dict) -> list[str]:
+  """Cells of a row of the table."""
+  ms = lambda v: f'{1e3 * v[0]:.1f} ({1e3 * v[1]:.1f}-{1e3 * v[2]:.1f})'  # noqa: E731
+  cells = [ms(r[side]) if side in r else '' for side in SIDES]
+  if 'ratio' in r:
+    cells.append('{:.2f} ({:.2f}-{:.2f})'.format(*r['ratio']))
+    cells.append('{:.2f}'.format(r['best torch'] / r['best kdjax']))
+  else:
+    cells += ['', '']
+  cells += [f'{r["useful"] / 1e9:,.1f}', f'{1e3 * r["floor"]:.1f}']
+  used = [r.get(f'utilisation {side}') for side in SIDES]
+  cells += [f'{100 * u:.0f} %' if u else '' for u in used]
+  compiled = [f'{r[k] / 1e9:,.2f}' for k in ('flops', 'bytes') if k in r]
+  return cells + (compiled or ['', ''])
+
+
+def table(rows: dict[str, dict]) -> str:
+  """Markdown."""
+  from kdjax.report import markdown
+
+  head = ['step', 'kdjax ms', 'torch ms', 'torch / kdjax', 'of the best rounds']
+  head += ['GFLOP', 'floor ms', 'of peak, kdjax', 'torch', 'GFLOP compiled', 'GB compiled']
+  return markdown(head, [[name, *line(r)] for name, r in rows.items()])
+
+
+if __name__ == '__main__':
+  SIZE = flags.DEFINE_enum('size', 'minilm', list(SIZES), 'Of the models.')
+  METHODS_ = flags.DEFINE_list('methods', list(METHODS), 'By commas.')
+  SIDES_ = flags.DEFINE_list('sides', list(SIDES), 'kdjax, torch, or both.')
+  BATCH = flags.DEFINE_integer('batch', 32, 'Rows.')
+  LENGTH = flags.DEFINE_integer('length', 64, 'Tokens a row.')
+  BANK = flags.DEFINE_integer('bank', 8192, "Rows of the training set, and so of CoDIR's banks.")
+  DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.')
+  ATTENTION = flags.DEFINE_enum(
+    'attention', 'einsum', ['einsum', 'xla', 'cudnn'], 'config.train.attention.'
+  )
+  TORCH = flags.DEFINE_enum('torch', 'eager', ['eager', 'compile'], "Torch's side.")
+  ADAMW = flags.DEFINE_enum('adamw', 'fused', ['fused', 'foreach', 'default'], "Torch's AdamW.")
+  TF32 = flags.DEFINE_bool('tf32', True, "Torch's float32 products on a GPU, as in jax.")
+  CLOCK = flags.DEFINE_enum(
+    'clock', 'wall', ['wall', 'cpu'], "cpu: of the process's threads, on a CPU that others use too."
+  )
+  ROUNDS = flags.DEFINE_integer('rounds', 7, 'That are timed.')
+  STEPS = flags.DEFINE_integer('steps', 1, 'A round; ten or more on a GPU.')
+  JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')
+  app.run(main)
