@@ -3,6 +3,7 @@
 Shapes: B batch, L length, D embedding width, V vocabulary. All float32 inside.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 METRICS = ('l2', 'dot', 'cos', 'centred')
-_BLOCK, _QUERIES = 4096, 128  # rows and queries scored at once: 2 MB of scores
+_BLOCK = 4096  # table rows scored at once
+_QUERIES = 256, 32  # queries scored at once where few are asked for: 4 MB of scores
 
 
 def mixup(e_a: Array, e_b: Array, lam: Array | float) -> Array:
@@ -220,9 +222,15 @@ def _search(q_GND, bar_GNK, table_VD, ok_V, metric: str, k: int, count: Array | 
   if metric == 'centred':
     mean_1D = (table_VD * ok_V[:, None]).sum(0, keepdims=True) / jnp.maximum(ok_V.sum(), 1)
     q_GND = q_GND - mean_1D[None]
-  block, chunk = min(_BLOCK, V), N if count is None else min(_QUERIES, N)
-  chunks = 1 if count is None else -(-count // chunk)
-  q_GND, bar_GNK = (jnp.pad(x, ((0, 0), (0, -N % chunk), (0, 0))) for x in (q_GND, bar_GNK))
+  block = min(_BLOCK, V)
+  # (queries at a time, from where, how often): large pieces, and small ones for the rest.
+  pieces = [(N, 0, 1)]
+  if count is not None:
+    large, small = (min(size, N) for size in _QUERIES)
+    done = count // large * large
+    pieces = [(large, 0, count // large), (small, done, -(-(count - done) // small))]
+  # Room for a last piece that is not full.
+  q_GND, bar_GNK = (jnp.pad(x, ((0, 0), (0, pieces[-1][0]), (0, 0))) for x in (q_GND, bar_GNK))
   local_M = jnp.arange(block, dtype=jnp.int32)
 
   def at_block(best, n):
@@ -237,9 +245,9 @@ def _search(q_GND, bar_GNK, table_VD, ok_V, metric: str, k: int, count: Array | 
     usable_M = jax.lax.dynamic_slice_in_dim(ok_V, start, block) & (start + local_M >= n * block)
     penalty_M = jnp.where(usable_M, half_M, jnp.inf)
 
-    def at_chunk(m, best):
+    def at_piece(m, best, size, begin):
       def piece(x):
-        return jax.lax.dynamic_slice_in_dim(x, m * chunk, chunk, 1)
+        return jax.lax.dynamic_slice_in_dim(x, begin + m * size, size, 1)
 
       score_GQM = jnp.einsum('GQD,MD->GQM', piece(q_GND), rows_MD, precision='highest')
       score_GQM = score_GQM - penalty_M[None, None]
@@ -258,9 +266,12 @@ def _search(q_GND, bar_GNK, table_VD, ok_V, metric: str, k: int, count: Array | 
         at, top = _best(jnp.concatenate([old[1], top_GQk], -1), k)
         new = jnp.take_along_axis(ids, at, -1), top
       put = jax.lax.dynamic_update_slice_in_dim
-      return tuple(put(x, y, m * chunk, 1) for x, y in zip(best, new, strict=True))
+      return tuple(put(x, y, begin + m * size, 1) for x, y in zip(best, new, strict=True))
 
-    return jax.lax.fori_loop(0, chunks, at_chunk, best), None
+    for size, begin, times in pieces:
+      at = functools.partial(at_piece, size=size, begin=begin)
+      best = jax.lax.fori_loop(0, times, at, best)
+    return best, None
 
   size = (*q_GND.shape[:2], k)
   first = jnp.zeros(size, jnp.int32), jnp.full(size, -jnp.inf)
