@@ -29,8 +29,10 @@ def methods() -> dict:
     table='student',  # whose embeddings: student, teacher
     forbid_own=False,  # the projection may not give back the tokens it came from
     portion=1.0,  # share of the ordinary tokens that are open to change
+    neighbours=4,  # of a token, remembered to project without a search (l2 alone); 0: search always
   )
-  return dict(augpro=mix, augpro_fgsm=mix | dict(kind='fgsm'))
+  # A step of epsilon on every coordinate goes beyond a token's neighbours: a search it is.
+  return dict(augpro=mix, augpro_fgsm=mix | dict(kind='fgsm', neighbours=0))
 
 
 def get_config(task: str = ''):

@@ -3,6 +3,8 @@
 Shapes: B batch, L length, D embedding width, V vocabulary. All float32 inside.
 """
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -10,7 +12,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 METRICS = ('l2', 'dot', 'cos', 'centred')
-_BLOCK = 4096  # table rows scored at once: 2,048 queries cost 32 MB of scores, not 250
+_BLOCK = 4096  # table rows scored at once
+_QUERIES = 256, 32  # queries scored at once where few are asked for: 4 MB of scores
 
 
 def mixup(e_a: Array, e_b: Array, lam: Array | float) -> Array:
@@ -129,12 +132,9 @@ def nearest_token(
   allowed: Array | None = None,
   metric: str = 'l2',
   forbidden: Array | None = None,
+  where: Array | None = None,
 ) -> Array:
   """The allowed token whose embedding is nearest, AugPro's projection; ties go to the lowest id.
-
-  argmin_v |q - E_v|^2 = argmax_v <q, E_v> - |E_v|^2 / 2: one matrix product and an argmax, taken
-  over blocks of the table so that the full score matrix never exists. Exact: the products run at
-  the highest precision, since bfloat16 passes change the winner.
 
   Args:
     e_BLD: queries [..., D].
@@ -143,49 +143,137 @@ def nearest_token(
     metric: 'l2', 'dot', 'cos' (a zero row scores 0), or 'centred': cosine once the mean of the
       allowed rows is taken off both sides.
     forbidden: i32[..., K], ids that this query may not take (its own tokens, say).
+    where: bool[...], the queries that are asked for: the time follows their number. Others get 0.
 
   Returns:
     i32[...].
   """
+  return nearest(e_BLD, table_VD, allowed, metric, forbidden, where)[0][..., 0]
+
+
+def nearest(
+  e_BLD: Array,
+  table_VD: Array,
+  allowed: Array | None = None,
+  metric: str = 'l2',
+  forbidden: Array | None = None,
+  where: Array | None = None,
+  k: int = 1,
+) -> tuple[Array, Array]:
+  """(ids i32[..., k], scores f32[..., k]) of the k tokens that score highest; see nearest_token.
+
+  argmin_v |q - E_v|^2 = argmax_v <q, E_v> - |E_v|^2 / 2, the score under l2: one matrix product,
+  taken by blocks of the table and chunks of the queries, so that the full score matrix never
+  exists. Exact: the products run at the highest precision, since bfloat16 passes change the winner.
+  Where fewer than k may be taken, or a query is not asked for, scores are -inf and ids 0.
+  """
   if metric not in METRICS:
     raise ValueError(f'metric {metric!r} is none of {", ".join(METRICS)}')
-  V, D = table_VD.shape
-  q_QD = e_BLD.astype(jnp.float32).reshape(-1, D)
-  table_VD = table_VD.astype(jnp.float32)
-  ok_V = jnp.ones(V, bool) if allowed is None else allowed
-  bar_K = None if forbidden is None else forbidden.reshape(q_QD.shape[0], -1)
+  e_BLD, table_VD = jax.lax.stop_gradient((e_BLD, table_VD))
+  shape = e_BLD.shape[:-1]
+  # Each device chooses among queries of its own, which lie as they came, split by the first axis.
+  # More groups than it is split into are as good.
+  G = math.gcd(shape[0], max(jax.sharding.get_abstract_mesh().size, 1))
+  q_GND = e_BLD.astype(jnp.float32).reshape(G, -1, e_BLD.shape[-1])
+  bar_GNK = jnp.zeros((*q_GND.shape[:2], 0), jnp.int32)
+  if forbidden is not None:
+    bar_GNK = forbidden.reshape(*q_GND.shape[:2], -1)
+  ok_V = jnp.ones(len(table_VD), bool) if allowed is None else allowed
+
+  if where is None:
+    found = _search(q_GND, bar_GNK, table_VD, ok_V, metric, k)
+  else:
+    where_GN = where.reshape(G, -1)
+    nothing = jnp.zeros((*where_GN.shape, k), jnp.int32), jnp.full((*where_GN.shape, k), -jnp.inf)
+
+    def some():
+      order_GN1 = jnp.argsort(~where_GN, axis=1)[..., None]
+      queries = [jnp.take_along_axis(x, order_GN1, 1) for x in (q_GND, bar_GNK)]
+      found = _search(*queries, table_VD, ok_V, metric, k, where_GN.sum(1).max())
+      back_GN1 = jnp.argsort(order_GN1, axis=1)
+      found = (jnp.take_along_axis(x, back_GN1, 1) for x in found)
+      pairs = zip(found, nothing, strict=True)
+      return tuple(jnp.where(where_GN[..., None], x, none) for x, none in pairs)
+
+    found = jax.lax.cond(where_GN.any(), some, lambda: nothing)
+  ids, scores = (x.reshape(*shape, k) for x in found)
+  return ids, scores
+
+
+def _best(score: Array, k: int) -> tuple[Array, Array]:
+  """(places i32[..., k], scores) of the k highest along the last axis, the first of equals first.
+
+  lax.top_k, but for the first axis, which XLA would gather from all devices for it.
+  """
+  found = []
+  place = jnp.arange(score.shape[-1], dtype=jnp.int32).reshape((1,) * (score.ndim - 1) + (-1,))
+  for _ in range(k):
+    at = score.argmax(-1, keepdims=True).astype(jnp.int32)
+    found.append((at, score.max(-1, keepdims=True)))
+    score = jnp.where(place == at, -jnp.inf, score)
+  ids, top = (jnp.concatenate(x, -1) for x in zip(*found, strict=True))
+  return ids, top
+
+
+def _search(q_GND, bar_GNK, table_VD, ok_V, metric: str, k: int, count: Array | None = None):
+  """(ids i32[G, N, k], scores) of all queries, or of the first `count` of each group and some."""
+  (_, N, D), V = q_GND.shape, len(table_VD)
+  mean_1D = jnp.zeros((1, D))
   if metric == 'centred':
     mean_1D = (table_VD * ok_V[:, None]).sum(0, keepdims=True) / jnp.maximum(ok_V.sum(), 1)
-    table_VD, q_QD = table_VD - mean_1D, q_QD - mean_1D
-  if metric in ('cos', 'centred'):
-    norm_V1 = jnp.linalg.norm(table_VD, axis=1, keepdims=True)
-    table_VD = table_VD / jnp.where(norm_V1 == 0, 1.0, norm_V1)
-  half_V = jnp.square(table_VD).sum(1) / 2 if metric == 'l2' else jnp.zeros(V)
-  penalty_V = jnp.where(ok_V, half_V, jnp.inf)
-
-  # Blocks of the table, not of the queries: the batch stays sharded as it came.
+    q_GND = q_GND - mean_1D[None]
   block = min(_BLOCK, V)
-  pad = -V % block
-  table_NMD = jnp.pad(table_VD, ((0, pad), (0, 0))).reshape(-1, block, D)
-  penalty_NM = jnp.pad(penalty_V, (0, pad), constant_values=jnp.inf).reshape(-1, block)
-  starts_N = jnp.arange(table_NMD.shape[0], dtype=jnp.int32) * block
+  # (queries at a time, from where, how often): large pieces, and small ones for the rest.
+  pieces = [(N, 0, 1)]
+  if count is not None:
+    large, small = (min(size, N) for size in _QUERIES)
+    done = count // large * large
+    pieces = [(large, 0, count // large), (small, done, -(-(count - done) // small))]
+  # Room for a last piece that is not full.
+  q_GND, bar_GNK = (jnp.pad(x, ((0, 0), (0, pieces[-1][0]), (0, 0))) for x in (q_GND, bar_GNK))
+  local_M = jnp.arange(block, dtype=jnp.int32)
 
-  def better(best, piece):
-    rows_MD, penalty_M, start = piece
-    score_QM = jnp.matmul(q_QD, rows_MD.T, precision='highest') - penalty_M[None]
-    if bar_K is not None:
-      # A scatter that drops ids of other blocks.
-      local_QK = bar_K - start
-      local_QK = jnp.where((local_QK >= 0) & (local_QK < block), local_QK, block)
-      row_Q1 = jnp.arange(score_QM.shape[0])[:, None]
-      score_QM = score_QM.at[row_Q1, local_QK].set(-jnp.inf, mode='drop')
-    id_Q = score_QM.argmax(1).astype(jnp.int32)
-    top_Q = score_QM.max(1)
-    return (
-      jnp.maximum(best[0], top_Q),
-      jnp.where(top_Q > best[0], id_Q + start, best[1]),
-    ), None
+  def at_block(best, n):
+    start = jnp.minimum(n * block, V - block)  # the last one overlaps the one before
+    rows_MD = jax.lax.dynamic_slice_in_dim(table_VD, start, block).astype(jnp.float32)
+    if metric == 'centred':
+      rows_MD = rows_MD - mean_1D
+    if metric in ('cos', 'centred'):
+      norm_M1 = jnp.linalg.norm(rows_MD, axis=1, keepdims=True)
+      rows_MD = rows_MD / jnp.where(norm_M1 == 0, 1.0, norm_M1)
+    half_M = jnp.square(rows_MD).sum(1) / 2 if metric == 'l2' else jnp.zeros(block)
+    usable_M = jax.lax.dynamic_slice_in_dim(ok_V, start, block) & (start + local_M >= n * block)
+    penalty_M = jnp.where(usable_M, half_M, jnp.inf)
 
-  first = (jnp.full(q_QD.shape[0], -jnp.inf), jnp.zeros(q_QD.shape[0], jnp.int32))
-  (_, id_Q), _ = jax.lax.scan(better, first, (table_NMD, penalty_NM, starts_N))
-  return id_Q.reshape(e_BLD.shape[:-1])
+    def at_piece(m, best, size, begin):
+      def piece(x):
+        return jax.lax.dynamic_slice_in_dim(x, begin + m * size, size, 1)
+
+      score_GQM = jnp.einsum('GQD,MD->GQM', piece(q_GND), rows_MD, precision='highest')
+      score_GQM = score_GQM - penalty_M[None, None]
+      bar_GQK = piece(bar_GNK) - start
+      for i in range(bar_GQK.shape[-1]):
+        score_GQM = jnp.where(bar_GQK[..., i : i + 1] == local_M[None, None], -jnp.inf, score_GQM)
+      old = [piece(x) for x in best]
+      if k == 1:
+        top_GQ1 = score_GQM.max(-1, keepdims=True)
+        id_GQ1 = score_GQM.argmax(-1, keepdims=True).astype(jnp.int32) + start
+        better = top_GQ1 > old[1]  # lower ids, which came before, win ties
+        new = jnp.where(better, id_GQ1, old[0]), jnp.where(better, top_GQ1, old[1])
+      else:
+        id_GQk, top_GQk = _best(score_GQM, k)
+        ids = jnp.concatenate([old[0], id_GQk + start], -1)
+        at, top = _best(jnp.concatenate([old[1], top_GQk], -1), k)
+        new = jnp.take_along_axis(ids, at, -1), top
+      put = jax.lax.dynamic_update_slice_in_dim
+      return tuple(put(x, y, begin + m * size, 1) for x, y in zip(best, new, strict=True))
+
+    for size, begin, times in pieces:
+      at = functools.partial(at_piece, size=size, begin=begin)
+      best = jax.lax.fori_loop(0, times, at, best)
+    return best, None
+
+  size = (*q_GND.shape[:2], k)
+  first = jnp.zeros(size, jnp.int32), jnp.full(size, -jnp.inf)
+  best, _ = jax.lax.scan(at_block, first, jnp.arange(-(-V // block), dtype=jnp.int32))
+  return tuple(x[:, :N] for x in best)

@@ -8,8 +8,10 @@ the config; docs/methods.md says which defaults are ours.
 import jax
 import jax.numpy as jnp
 
-from kdjax import augment
+from kdjax import augment, projection
 from kdjax.methods import base, blend
+
+MOST = 64  # neighbours: their rows are looked up for each token of a batch
 
 
 def make(c, env) -> base.Method:
@@ -29,7 +31,18 @@ def view(c, env) -> blend.Part:
     metric=augment.METRICS,
   )
   base.positive(c, 'alpha')
+  if not 0 <= c.neighbours <= MOST:
+    raise ValueError(f'config.method.neighbours={c.neighbours} must be from 0 to {MOST}')
   space = getattr(env, c.table)
+  moves = 'student' if c.table == 'student' else ''  # the teacher's table is frozen
+  # Proofs are about distances, and about tokens that may win.
+  certain = c.neighbours > 0 and c.metric == 'l2' and not c.forbid_own
+
+  def init(key, params, data):
+    del key, data
+    return {}, projection.start(
+      space.table(params[c.table]), c.neighbours, moves
+    ) if certain else ()
 
   def lam_of(key, shape):
     if c.lam_mode == 'fixed':
@@ -69,15 +82,23 @@ def view(c, env) -> blend.Part:
       queries, usable, sources = mix(params, batch, k_make)
     else:
       queries, usable, sources = fgsm(params, batch, student.logits, teacher.logits)
-    table_VE = space.table(params[c.table])
-    near = augment.nearest_token(
-      queries,
-      table_VE,
-      env.ordinary[: table_VE.shape[0]],  # tables may be padded beyond the vocabulary
-      c.metric,
-      sources if c.forbid_own else None,
-    )
     usable &= jax.random.uniform(k_open, usable.shape) < c.portion
-    return blend.rewritten(batch, jnp.where(usable, near, batch['tokens']), sources), memory
+    table_VE = space.table(params[c.table])
+    allowed = env.ordinary[: table_VE.shape[0]]  # tables may be padded beyond the vocabulary
+    if certain:
+      pair = jnp.broadcast_to(sources, (*usable.shape, 2))
 
-  return blend.Part(call)
+      def embed(ids):
+        return space.embed(params[c.table], ids)
+
+      near, settled, memory = projection.project(
+        memory, queries, pair, usable, table_VE, allowed, embed, moves
+      )
+    else:
+      bar, settled = sources if c.forbid_own else None, jnp.zeros_like(usable)
+      near = augment.nearest_token(queries, table_VE, allowed, c.metric, bar, usable)
+    new = blend.rewritten(batch, jnp.where(usable, near, batch['tokens']), sources)
+    share = settled.sum() / jnp.maximum(usable.sum(), 1)
+    return new._replace(metrics=new.metrics | dict(settled=share)), memory
+
+  return blend.Part(call, init=init)

@@ -101,6 +101,52 @@ def test_relabelled_counts_texts_whose_teacher_label_changed(rng):
   np.testing.assert_allclose(metrics['relabelled'], want, rtol=1e-6)
 
 
+PROVED = [{}, dict(table='teacher'), dict(kind='fgsm', epsilon=0.2, neighbours=4)]
+
+
+@pytest.mark.parametrize('changes', PROVED, ids=str)
+def test_proofs_change_neither_text_nor_gradient_as_the_student_learns(rng, changes):
+  """Four steps of a student that moves, its projections proved or searched for."""
+  env, start = tiny.world()
+  batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
+  key = jax.random.key(int(rng.integers(1 << 30)))
+  runs = []
+  for neighbours in (3, 0):
+    method = methods.get('augpro')(
+      tiny.fields('augpro', **changes | dict(neighbours=neighbours)), env
+    )
+    _, memory = method.init(key, start, None)
+    assert neighbours or memory['view'] == ()
+    loss, params, seen = method.players['student'].loss, start, []
+
+    def step(student, memory, n, loss=loss):
+      rest = dict(teacher=start['teacher'], student=student)
+      return loss(rest, memory, batch, jax.random.fold_in(key, n))
+
+    step = jax.jit(jax.value_and_grad(step, has_aux=True))
+    student = params['student']
+    for n in range(4):
+      (value, (memory, metrics)), grads = step(student, memory, n)
+      seen.append((value, metrics.pop('settled'), metrics, grads))
+      student = jax.tree.map(lambda p, g: p - 0.02 * g, student, grads)
+    runs.append(seen)
+  for with_proofs, without in zip(*runs, strict=True):
+    assert with_proofs[1] > 0 and without[1] == 0
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+      (with_proofs[0], *with_proofs[2:]),
+      (without[0], *without[2:]),
+    )
+
+
+@pytest.mark.parametrize('changes', [dict(forbid_own=True), dict(metric='dot')], ids=str)
+def test_what_has_no_proof_is_searched_for_and_remembers_nothing(rng, changes):
+  env, params = tiny.world()
+  method = methods.get('augpro')(tiny.fields('augpro', **changes), env)
+  assert jax.tree.leaves(method.init(jax.random.key(0), params, None)[1]) == []
+  assert _rewritten(rng, **changes)[2]['settled'] == 0
+
+
 def test_different_token_ids_are_refused_with_the_reason():
   env, _ = tiny.world(mismatch='7 of 60 token ids differ')
   with pytest.raises(ValueError, match='7 of 60 token ids differ'):
@@ -110,6 +156,7 @@ def test_different_token_ids_are_refused_with_the_reason():
 
 
 WRONG = [('kind', 'x'), ('lam_mode', 'x'), ('table', 'x'), ('metric', 'l3')]
+WRONG += [('neighbours', -1), ('neighbours', 65)]
 WRONG += [('alpha', 0.0), ('temperature', 0.0), ('temperature', float('nan'))]
 
 
