@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import evaluate, hosts, log, report, sharding
+from kdjax import evaluate, hosts, log, quote, report, sharding
 from kdjax.data import batches
 from kdjax.methods import layers
 
@@ -93,7 +93,7 @@ def _opened(path: pathlib.Path, sums: pathlib.Path, shape: tuple[int, int]):
   except FileNotFoundError:
     wanted = None
   except Exception as error:  # a damaged header fails in many ways
-    log.logger.warning(f'{path} is damaged ({error}): it is made anew')
+    log.logger.warning(f'{path} is damaged ({quote.error(error)}): it is made anew')
     wanted = None
   if wanted is None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ ARROWS = {
   'data': {'data', 'quote', 'tasks'},
   'methods': {'methods', 'losses', 'augment', 'projection'},
   'evaluate': {'metrics', 'seeds', 'sharding', 'stop', 'data'},
-  'answers': {'evaluate', 'hosts', 'log', 'report', 'sharding', 'data', 'methods'},
+  'answers': {'evaluate', 'hosts', 'log', 'quote', 'report', 'sharding', 'data', 'methods'},
   'masked': {'evaluate', 'net', 'data', 'methods'},
   'roles': {'net', 'tasks', 'models'},
   'env': {'guard', 'hosts', 'net', 'roles', 'sharding', 'tasks', 'data', 'models'},

@@ -1,15 +1,17 @@
-"""Token caches: whatever is in the folder, the rows are those of the text, or it is made anew."""
+"""Caches: whatever is in the folder, what is read is what was written, or it is made anew."""
 
 import json
 import shutil
 import struct
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from kdjax.data import corpus, table, tokens
+from kdjax import answers, evaluate, net
+from kdjax.data import batches, corpus, table, tokens
 from tests import toy
 from tests.fuzz import damage
 
@@ -99,5 +101,48 @@ def test_a_damaged_corpus_is_seen_before_it_is_used(fuzz, tmp_path, tokenizer):
       np.testing.assert_array_equal(a, b)
     assert got[0].held.first == want.held.first
     return 'read'
+
+  fuzz(st.sampled_from(sorted(files)).flatmap(harmed), once)
+
+
+def test_damaged_answers_of_a_teacher_are_asked_for_anew(fuzz, tmp_path, monkeypatch, caplog):
+  n, want = 40, np.random.default_rng(0).random((40, 3)).astype(np.float32)
+  asked = []
+
+  def logits(run, params, part, *sizes):
+    asked.append(len(part.index))
+    return want[part.index]
+
+  monkeypatch.setattr(answers, '_CHUNK', 16)
+  monkeypatch.setattr(evaluate, 'logits', logits)
+  monkeypatch.setattr(evaluate, 'compiled', lambda row, mesh: None)
+  teacher = net.Net(
+    lambda params, x: jnp.zeros((*x.shape, 4)),
+    lambda params, e, *rest: net.Out(e[:, 0, :3], e[None]),
+    None,
+  )
+  none = np.zeros((n, _L), np.int32)
+  rows = tokens.Tokens(none, none, np.full(n, 3, np.int32))
+  data = batches.Dataset(rows, none[:, 0], np.arange(n, dtype=np.int32), np.ones(5, bool))
+  ask = lambda: answers.known(teacher, {}, data, 'logits', tmp_path / 'c', 8, (), None)  # noqa: E731
+  ask()
+  files = {path.name: path.read_bytes() for path in (tmp_path / 'c').iterdir()}
+  sums = next(name for name in files if name.endswith('.json'))
+
+  def harmed(name):
+    change = damage.edited(files[name])
+    if name == sums:
+      change |= damage.ANY.map(damage.as_json)
+    else:
+      change |= _headers() | st.sampled_from([b'PK\x03\x04', b'', b'\x80\x04N.'])
+    return st.tuples(st.just(name), change)
+
+  def once(given):
+    _replaced(tmp_path / 'c', files, *given)
+    caplog.clear()
+    asked.clear()
+    np.testing.assert_array_equal(ask()['teacher_logits'], want)
+    assert bool(asked) == ('damaged' in caplog.text) or given[0] == sums
+    return 'refused' if asked else 'read'
 
   fuzz(st.sampled_from(sorted(files)).flatmap(harmed), once)
