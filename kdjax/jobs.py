@@ -44,11 +44,6 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   fork: runs that were asked something else are set aside, once all is checked, not refused.
   """
   wanted = runs.order(c)
-  if c.seeds > 1 and jax.process_count() > 1:
-    raise ValueError(
-      f'config.seeds={c.seeds} is for one process, and there are {jax.process_count()}: start the '
-      'seeds one by one by config.seed'
-    )
   if not cache:
     report.writable(workdir)
   c, spec = env.settle(c)

@@ -231,7 +231,8 @@ def own(mesh: Mesh, n: int) -> np.ndarray | slice:
 def put(batch: dict[str, np.ndarray], mesh: Mesh, many: bool = False) -> dict[str, jax.Array]:
   """A host batch onto the mesh, split by rows; many: one of each seed, stacked.
 
-  Of several hosts each has `own` rows alone, but for `index`, which names the rows of all.
+  Of several hosts each has `own` rows alone, but for `index`, which names the rows of all; and the
+  stacks whole.
   """
   at = rows(mesh, many)
   if at.is_fully_addressable:
@@ -240,6 +241,9 @@ def put(batch: dict[str, np.ndarray], mesh: Mesh, many: bool = False) -> dict[st
   here = own(mesh, n)
 
   def split(x):
+    if many:
+      return jax.make_array_from_callback(x.shape, at, lambda where: x[where])
+
     def part(where):
       wanted = np.arange(n)[where[0]]
       return x[wanted if len(x) == n else np.searchsorted(here, wanted)]

@@ -273,7 +273,7 @@ def fit(
     log.logger.info(f'{title}: going on from step {begin}')
   best.drop_after(scored)
   every = c.eval_every or per_epoch
-  own = sharding.own(mesh, c.batch_size)
+  own = batches.ALL if many else sharding.own(mesh, c.batch_size)
   streams = [batches.train_batches(data, c.batch_size, buckets, k, begin, own) for k in numbers]
   stream = seeds.batches(streams)
   watch = guard.Guard(title, workdir, c.nonfinite, numbers)

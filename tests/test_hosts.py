@@ -203,6 +203,17 @@ def test_two_hosts_learn_what_one_process_learns_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['kd', 'codir'])
+def test_two_hosts_train_a_seed_each_as_one_process_trains_both(tmp_path, name):
+  run = Runs(tmp_path, name, seeds=2, **{'teacher.finetune': False})
+  _ended(run.start(tmp_path / 'hosts'))
+  run.here(tmp_path / 'one', 2)
+  ours = toy.left(tmp_path / 'hosts')
+  assert ours == toy.left(tmp_path / 'one')
+  assert f'{name}/seed1/model/model.safetensors' in ours
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['kd', 'mate_kd', 'codir'])
 def test_every_mode_of_two_hosts_is_that_of_one_process(tmp_path, name, capsys):
   run, work, one = Runs(tmp_path, name), tmp_path / 'hosts', tmp_path / 'one'

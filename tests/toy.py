@@ -104,11 +104,9 @@ def left(workdir: pathlib.Path) -> dict:
       found[name] = path.read_bytes()
     elif path.name == 'log.jsonl':
       found[name] = tiny.logged(path.parent)
-    elif path.name == 'result.json':
-      found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != 'seconds'}
-    elif path.name == 'results.json':
-      rows = json.loads(path.read_text()).items()
-      found[name] = {m: {k: v for k, v in r.items() if 'second' not in k} for m, r in rows}
+    elif path.name in ('result.json', 'results.json'):
+      untimed = lambda row: {k: v for k, v in row.items() if 'second' not in k}  # noqa: E731
+      found[name] = json.loads(path.read_text(), object_hook=untimed)
   return found
 
 
