@@ -172,12 +172,14 @@ def test_against_a_frozen_student_the_divergence_rises(rng, objective):
 
 def test_dropout_is_switched_in_the_others_turn(rng):
   env, params = tiny.world()
-  batch, key = _batch(rng), jax.random.key(0)
+  # Several keys: one draw of words may be the same with and without.
+  batch, keys = _batch(rng), jax.random.split(jax.random.key(0), 4)
 
   def run(player, **changes):
     method = methods.get('mate_kd')(_fields(**changes), env)
-    _, memory = method.init(key, params, None)
-    return float(jax.jit(method.players[player].loss)(params, memory, batch, key)[0])
+    _, memory = method.init(keys[0], params, None)
+    loss = jax.jit(method.players[player].loss)
+    return [float(loss(params, memory, batch, key)[0]) for key in keys]
 
   assert run('generator', student_dropout=True) != run('generator', student_dropout=False)
   assert run('student', gen_dropout=True) != run('student', gen_dropout=False)

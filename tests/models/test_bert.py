@@ -104,7 +104,7 @@ def test_rematerialised_layers_have_the_same_gradients_and_keep_less():
   assert kept['full'] == kept['dots'] == 2 * kept['none'] > 0
   for remat in ('dots', 'full'):
     for a, b in zip(*map(jax.tree.leaves, (grads[remat], grads['none'])), strict=True):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
 @pytest.mark.parametrize('attention', ['einsum', 'xla'])
