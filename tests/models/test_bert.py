@@ -102,9 +102,11 @@ def test_rematerialised_layers_have_the_same_gradients_and_keep_less():
     grads[remat] = program(params)
     kept[remat] = program.as_text().count(' exponential(')
   assert kept['full'] == kept['dots'] == 2 * kept['none'] > 0
+  # Of what has no gradient (a key's bias), rounding is left: small beside the largest.
+  largest = max(np.abs(g).max() for g in jax.tree.leaves(grads['none']))
   for remat in ('dots', 'full'):
     for a, b in zip(*map(jax.tree.leaves, (grads[remat], grads['none'])), strict=True):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize('attention', ['einsum', 'xla'])
