@@ -234,6 +234,7 @@ def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model]):
   wanted = seen > len(data.index) if c.teacher.cache == 'auto' else c.teacher.cache == 'always'
   if not (wanted and method.asks and 'teacher' in others):
     return data
+  log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
   cut, params = _cut(plan, 'teacher', others['teacher'])
   sizes = c.eval.batch_size, c.data.buckets, plan.mesh
   found = answers.known(cut, params, data, method.asks, env.cache(c, plan.workdir), *sizes)

@@ -145,6 +145,7 @@ def test_a_finished_run_stands_and_its_modes_work(run, monkeypatch, tmp_path, ca
   assert 'mlm_kd: 4 steps' in said and '(none): [CLS]' in said
 
 
+@pytest.mark.slow  # of classifiers, test_jobs.py does it always
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(run, tmp_path, monkeypatch):
   from kdjax import checkpoint
 

@@ -1,7 +1,7 @@
 """Seeds in one program are their single games: losses, parameters, memories.
 
-The batches are the same, the seeds are not. MATE-KD (a generator) on one device and CoDIR (banks)
-on four by default; all methods: pytest -m slow tests/methods/test_many_seeds.py
+The batches are the same, the seeds are not. KD on one device and CoDIR (banks) on four
+by default; all methods: pytest -m slow tests/methods/test_many_seeds.py
 """
 
 import jax
@@ -59,7 +59,7 @@ def _same_as_alone(rng, name, devices, n=3, steps=4, lost=(), **changes):
   return state
 
 
-@_each('mate_kd')
+@_each('kd')
 def test_three_seeds_at_once_are_three_games(rng, name):
   state = _same_as_alone(rng, name, 1)
   kernel = jax.tree.leaves(state.params['student'])[0]

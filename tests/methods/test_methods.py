@@ -29,7 +29,13 @@ VARIANTS = [
   ('token_replace', dict(kind='mlm')),
 ]
 each = pytest.mark.parametrize('name, changes', VARIANTS, ids=str)
-shipped = pytest.mark.parametrize('name, changes', SHIPPED, ids=str)
+# MATE-KD's game with more beside it: what compiles another program for them, with -m slow.
+LONG = ('cilda', 'comkd')
+shipped = pytest.mark.parametrize(
+  'name, changes',
+  [pytest.param(n, c, marks=pytest.mark.slow if n in LONG else ()) for n, c in SHIPPED],
+  ids=str,
+)
 
 
 @functools.lru_cache(maxsize=6)  # the games of one method: conftest.py puts its tests side by side
