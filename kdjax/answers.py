@@ -6,6 +6,7 @@ are the same in every epoch: a run that sees a row twice pays for the teacher on
 
 import hashlib
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -19,6 +20,7 @@ from kdjax.data import batches
 from kdjax.methods import layers
 
 _CHUNK = 4096  # rows computed between two saves: what a kill can cost
+_LARGEST = 1 << 33  # bytes; of hidden states that need more, logits alone are kept
 _FORMAT = 1  # raise it when the array changes its meaning: older ones are then not found
 
 
@@ -57,9 +59,14 @@ def known(
     return jnp.concatenate([out.logits, *states_NBD], -1)
 
   n = len(data.index)
+  if pooled and 4 * n * columns > _LARGEST:
+    log.logger.info(
+      f"{4 * n * columns / 1e9:.0f} GB of the teacher's hidden states are not kept, logits are"
+    )
+    return known(net, params, data, 'logits', cache, batch_size, buckets, mesh)
   path = cache / f'teacher-{_fingerprint(params, data, asks, outs)}.npy'
   sums = path.with_suffix('.json')
-  array, done = _opened(path, sums, (n, columns)) if hosts.first() else (None, [])
+  offset, done = _opened(path, sums, (n, columns)) if hosts.first() else (0, [])
   done = hosts.agree(lambda: done)
   starts = range(0, n, _CHUNK)
   if len(done) < len(starts):
@@ -68,8 +75,7 @@ def known(
       part = batches.part(data, slice(start, start + _CHUNK))
       found = evaluate.logits(run, params, part, batch_size, buckets, mesh)
       if hosts.first():
-        array[start : start + _CHUNK] = found
-        array.flush()
+        _write(path, offset + 4 * columns * start, found)
         done.append(_sum(found))
         report.write_json(sums, done)
     hosts.meet()
@@ -84,7 +90,7 @@ def known(
 
 
 def _opened(path: pathlib.Path, sums: pathlib.Path, shape: tuple[int, int]):
-  """(the array on disk, sums of its chunks that are whole, up to the first that is not)."""
+  """(bytes before the array on disk, sums of its chunks, up to the first that is not whole)."""
   try:
     wanted = json.loads(sums.read_text(encoding='utf8'))
     array = np.load(path, mmap_mode='r')
@@ -98,14 +104,28 @@ def _opened(path: pathlib.Path, sums: pathlib.Path, shape: tuple[int, int]):
   if wanted is None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sums.unlink(missing_ok=True)
-    return np.lib.format.open_memmap(path, 'w+', np.float32, shape), []
-  array, done = np.load(path, mmap_mode='r+'), []  # of a file that is too short it adds the rest
+    return np.lib.format.open_memmap(path, 'w+', np.float32, shape).offset, []
+  done = []
   for n, said in enumerate(wanted):
     if _sum(array[n * _CHUNK : (n + 1) * _CHUNK]) != said:
       log.logger.warning(f'{path} is damaged from row {n * _CHUNK} on: that is made anew')
       break
     done.append(said)
-  return array, done
+  return array.offset, done
+
+
+def _write(path: pathlib.Path, offset: int, rows: np.ndarray) -> None:
+  """Not through the map: where a disk is full, that ends the process without a word."""
+  try:
+    with path.open('r+b') as file:
+      file.seek(offset)
+      file.write(np.ascontiguousarray(rows))
+      os.fsync(file.fileno())
+  except OSError as error:
+    raise OSError(
+      f'{path}: {error.strerror}. Make room there, and start the same command again; '
+      "config.teacher.cache='never' needs none"
+    ) from error
 
 
 def _sum(rows: np.ndarray) -> str:

@@ -1,6 +1,7 @@
 """What a frozen teacher says is computed once, found again, and the same as asked anew."""
 
 import json
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,31 @@ def test_another_teacher_another_pool_or_other_rows_are_asked_anew(ask):
     assert sum(ask.computed) == 50
   ask()
   assert not ask.computed
+
+
+def test_of_states_that_are_too_large_logits_are_kept(ask, monkeypatch):
+  monkeypatch.setattr(answers, '_LARGEST', 4 * 50 * 3)
+  assert ask().keys() == {'teacher_logits'}
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(ask, tmp_path):
+  limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  (tmp_path / 'room').mkdir()
+  real = answers._sum
+
+  def filled(rows):  # from the second chunk on
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limit[1]))
+    return real(rows)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(answers, '_sum', filled)
+    try:
+      with pytest.raises(OSError, match=r'teacher-.*npy: File too large. Make room'):
+        ask()
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+  ask()
+  assert ask.computed == [16, 16, 2]
 
 
 def test_a_kill_costs_a_chunk(ask, monkeypatch):
