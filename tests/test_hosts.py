@@ -174,11 +174,15 @@ class Runs:
       )  # fmt: skip
     return out
 
-  def here(self, workdir, devices: int) -> dict:
-    """The same run, of one process and so many devices."""
+  def on(self, devices: int):
+    """The config of one process that has so many devices."""
     c = self.c.copy_and_resolve_references()
     c.mesh.data = devices // (c.mesh.fsdp * c.mesh.tensor)
-    return jobs.run(jobs.prepare(c, workdir))
+    return c
+
+  def here(self, workdir, devices: int) -> dict:
+    """The same run, of one process and so many devices."""
+    return jobs.run(jobs.prepare(self.on(devices), workdir))
 
 
 def _ended(processes: list, code: int = 0) -> list[tuple[str, str]]:
@@ -220,8 +224,8 @@ def test_every_mode_of_two_hosts_is_that_of_one_process(tmp_path, name, capsys):
   _ended(run.start(work))
   run.here(one, 2)
   assert toy.left(work) == toy.left(one)
-  jobs.evaluation(run.c, one)
-  jobs.prediction(run.c, one)
+  jobs.evaluation(run.on(2), one)
+  jobs.prediction(run.on(2), one)
   for mode in ('eval', 'predict', 'export'):
     (out, _), (nothing, _) = _ended(run.start(work, mode=mode))
     told = '"validation"' if mode == 'eval' else str(work)
