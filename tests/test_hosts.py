@@ -267,7 +267,7 @@ def test_parameters_split_over_hosts_are_collected_to_be_scored_and_saved(tmp_pa
   'rank, number', [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
 )
 def test_one_host_dies_all_end_and_the_same_command_ends_the_same(tmp_path, rank, number):
-  run = Runs(tmp_path, 'kd', **{'train.steps': 24, 'train.eval_every': 4})
+  run = Runs(tmp_path, 'kd', **{'train.steps': 80, 'train.eval_every': 4})
   work = tmp_path / 'hosts'
   processes = run.start(work)
   try:
