@@ -236,6 +236,10 @@ def _search(q_GND, bar_GNK, table_VD, ok_V, metric: str, k: int, count: Array | 
   def at_block(best, n):
     start = jnp.minimum(n * block, V - block)  # the last one overlaps the one before
     rows_MD = jax.lax.dynamic_slice_in_dim(table_VD, start, block).astype(jnp.float32)
+    if not jax.sharding.get_abstract_mesh().empty:  # once a block, not in each of the loops below
+      whole = jax.sharding.PartitionSpec(None, None)
+      rows_MD = jax.lax.optimization_barrier(rows_MD)
+      rows_MD = jax.lax.with_sharding_constraint(rows_MD, whole)
     if metric == 'centred':
       rows_MD = rows_MD - mean_1D
     if metric in ('cos', 'centred'):
