@@ -96,12 +96,9 @@ def _opened(path: pathlib.Path, sums: pathlib.Path, shape: tuple[int, int]):
     array = np.load(path, mmap_mode='r')
     if array.shape != shape or array.dtype != np.float32 or not isinstance(wanted, list):
       raise ValueError(f'{array.dtype}{list(array.shape)}, not f32{list(shape)}')
-  except FileNotFoundError:
-    wanted = None
   except Exception as error:  # a damaged header fails in many ways
-    log.logger.warning(f'{path} is damaged ({quote.error(error)}): it is made anew')
-    wanted = None
-  if wanted is None:
+    if not isinstance(error, FileNotFoundError):
+      log.logger.warning(f'{path} is damaged ({quote.error(error)}): it is made anew')
     path.parent.mkdir(parents=True, exist_ok=True)
     sums.unlink(missing_ok=True)
     return np.lib.format.open_memmap(path, 'w+', np.float32, shape).offset, []

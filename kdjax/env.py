@@ -84,22 +84,21 @@ def settle(c):
   ):
     if value < low:
       raise ValueError(f'config.{name}={value} must be at least {low}')
-  for name, known in (
-    ('dtype', families.DTYPES),
-    ('attention', families.ATTENTION),
-    ('remat', families.REMAT),
-    ('prng', ('threefry2x32', 'rbg', 'unsafe_rbg')),
-    ('nonfinite', guard.POLICIES),
+  for name, value, known in (
+    ('train.dtype', c.train.dtype, families.DTYPES),
+    ('train.attention', c.train.attention, families.ATTENTION),
+    ('train.remat', c.train.remat, families.REMAT),
+    ('train.prng', c.train.prng, ('threefry2x32', 'rbg', 'unsafe_rbg')),
+    ('train.nonfinite', c.train.nonfinite, guard.POLICIES),
+    ('teacher.cache', c.teacher.cache, ('auto', 'always', 'never')),
   ):
-    if c.train[name] not in known:
-      raise ValueError(f'config.train.{name}={c.train[name]!r} is none of {", ".join(known)}')
+    if value not in known:
+      raise ValueError(f'config.{name}={value!r} is none of {", ".join(known)}')
   if c.seeds > 1 and c.train.prng != 'threefry2x32':
     raise ValueError(
       f'config.train.prng={c.train.prng!r} draws for one of config.seeds={c.seeds} otherwise than '
       "for it alone: set it to 'threefry2x32'"
     )
-  if c.teacher.cache not in ('auto', 'always', 'never'):
-    raise ValueError(f'config.teacher.cache={c.teacher.cache!r} is none of auto, always, never')
   return c, spec
 
 

@@ -237,13 +237,12 @@ def put(batch: dict[str, np.ndarray], mesh: Mesh, many: bool = False) -> dict[st
   at = rows(mesh, many)
   if at.is_fully_addressable:
     return jax.device_put(batch, at)
+  if many:
+    return move(batch, dict.fromkeys(batch, at))
   n = len(batch['index'])
   here = own(mesh, n)
 
   def split(x):
-    if many:
-      return jax.make_array_from_callback(x.shape, at, lambda where: x[where])
-
     def part(where):
       wanted = np.arange(n)[where[0]]
       return x[wanted if len(x) == n else np.searchsorted(here, wanted)]

@@ -265,8 +265,8 @@ def fit(
   kept = [dict(best=None, metrics={}, best_step=0) for _ in numbers]
   # scored: the last step that was evaluated. pending: metrics of steps that no log row has yet.
   begin, scored, pending = 0, 0, []
-  if last.step() is not None:
-    begin = last.step()
+  if (saved := last.step()) is not None:
+    begin = saved
     state, told = last.restore(state)
     scored, pending = told.pop('scored'), told.pop('pending')
     kept = told['seeds'] if many else [told]

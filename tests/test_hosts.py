@@ -264,12 +264,20 @@ def test_parameters_split_over_hosts_are_collected_to_be_scored_and_saved(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'rank, number', [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGTERM)]
+  'count, rank, number',
+  [
+    (2, 0, signal.SIGKILL),
+    (2, 1, signal.SIGKILL),
+    (2, 1, signal.SIGTERM),
+    (4, 0, signal.SIGKILL),
+    (4, 2, signal.SIGKILL),
+    (4, 3, signal.SIGTERM),
+  ],
 )
-def test_one_host_dies_all_end_and_the_same_command_ends_the_same(tmp_path, rank, number):
+def test_one_host_dies_all_end_and_the_same_command_ends_the_same(tmp_path, count, rank, number):
   run = Runs(tmp_path, 'kd', **{'train.steps': 80, 'train.eval_every': 4})
   work = tmp_path / 'hosts'
-  processes = run.start(work)
+  processes = run.start(work, count)
   try:
     while not list(work.glob('kd/checkpoints/last/sums.*.json')):
       assert all(process.poll() is None for process in processes), processes[0].stderr.read()
@@ -284,12 +292,12 @@ def test_one_host_dies_all_end_and_the_same_command_ends_the_same(tmp_path, rank
   codes = [process.returncode for process in processes]
   assert not (work / 'kd/result.json').exists()
   if number == signal.SIGTERM:
-    assert codes == [stop.CODE] * 2, said
+    assert codes == [stop.CODE] * count, said
   else:
-    assert codes[rank] == -number and codes[1 - rank] not in (0, stop.CODE)
-  (_, err), _ = _ended(run.start(work))
+    assert codes.pop(rank) == -number and not {0, stop.CODE} & set(codes)
+  (_, err), *_ = _ended(run.start(work, count))
   assert 'kd: going on from step' in err and 'teacher: finished already' in err
-  run.here(tmp_path / 'one', 2)
+  run.here(tmp_path / 'one', count)
   assert toy.left(work) == toy.left(tmp_path / 'one')
 
 
