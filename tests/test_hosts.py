@@ -248,18 +248,22 @@ def test_parameters_split_over_hosts_are_collected_to_be_scored_and_saved(tmp_pa
   run = Runs(tmp_path, 'codir', **{'mesh.data': 1, 'mesh.fsdp': 2, 'mesh.tensor': 2})
   _ended(run.start(tmp_path / 'hosts', count, devices=devices))
   run.here(tmp_path / 'one', 4)
-  ours, want = (toy.left(tmp_path / w) for w in ('hosts', 'one'))
+  _near(toy.left(tmp_path / 'hosts'), toy.left(tmp_path / 'one'))
+
+
+def _near(ours: dict, want: dict) -> None:
+  """Logs and models of two runs; four hosts add up in another order than four devices of one."""
+  from safetensors import numpy as safetensors
+
   assert ours.keys() == want.keys()
   for path, value in want.items():
     if path.endswith('log.jsonl'):
       for row, there in zip(ours[path], value, strict=True):
         assert row == pytest.approx(there, rel=1e-3)
-  from safetensors import numpy as safetensors
-
-  for name in ('teacher', 'codir'):
-    one, two = (safetensors.load(x[f'{name}/model/model.safetensors']) for x in (ours, want))
-    for key in one:
-      np.testing.assert_allclose(one[key], two[key], atol=1e-4)
+    elif path.endswith('.safetensors'):
+      one, two = safetensors.load(ours[path]), safetensors.load(value)
+      for key in one:
+        np.testing.assert_allclose(one[key], two[key], atol=1e-4)
 
 
 @pytest.mark.slow
@@ -275,7 +279,12 @@ def test_parameters_split_over_hosts_are_collected_to_be_scored_and_saved(tmp_pa
   ],
 )
 def test_one_host_dies_all_end_and_the_same_command_ends_the_same(tmp_path, count, rank, number):
-  run = Runs(tmp_path, 'kd', **{'train.steps': 80, 'train.eval_every': 4})
+  changes = {'train.steps': 80, 'train.eval_every': 4}
+  if count > 2:
+    # The others hear of a signal within seconds. Of gradients that are 0 but for rounding, Adam's
+    # own epsilon would make whole steps.
+    changes = {'train.steps': 400, 'train.eval_every': 20, 'train.epsilon': 1e-3}
+  run = Runs(tmp_path, 'kd', **changes)
   work = tmp_path / 'hosts'
   processes = run.start(work, count)
   try:
@@ -284,7 +293,7 @@ def test_one_host_dies_all_end_and_the_same_command_ends_the_same(tmp_path, coun
       time.sleep(0.01)
     processes[rank].send_signal(number)
     began = time.monotonic()
-    said = [process.communicate(timeout=60) for process in processes]
+    said = [process.communicate(timeout=180) for process in processes]
     print(f'all ended {time.monotonic() - began:.1f} s after {number.name} of process {rank}')
   finally:
     for process in processes:
@@ -298,7 +307,12 @@ def test_one_host_dies_all_end_and_the_same_command_ends_the_same(tmp_path, coun
   (_, err), *_ = _ended(run.start(work, count))
   assert 'kd: going on from step' in err and 'teacher: finished already' in err
   run.here(tmp_path / 'one', count)
-  assert toy.left(work) == toy.left(tmp_path / 'one')
+  want = toy.left(tmp_path / 'one')
+  if count > 2:
+    _near(toy.left(work), want)
+    _ended(run.start(tmp_path / 'undisturbed', count))
+    want = toy.left(tmp_path / 'undisturbed')
+  assert toy.left(work) == want
 
 
 @pytest.mark.slow
