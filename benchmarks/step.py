@@ -11,8 +11,10 @@ the method needs (`useful`), whoever computes them; floor: that over the peak of
 measured in the same run. What the compiler counts of kdjax's program, FLOPs and bytes touched,
 stands beside it. --sides=kdjax or torch runs one of them.
 
-On a CPU that others use, most of what is timed is a wait for the slowest of several threads. There,
-taskset -c 0 python -m benchmarks.step --clock=cpu gives both sides one core and counts its seconds.
+Freed memory is kept on a CPU, for both sides: kdjax/allocator.py; GLIBC_TUNABLES= before the
+command leaves it to glibc. On a CPU that others use, most of what is timed is a wait for the
+slowest of several threads. There, taskset -c 0 python -m benchmarks.step --clock=cpu gives both
+sides one core and counts its seconds.
 """
 
 import functools
@@ -33,6 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
+
+from kdjax import allocator
 
 SIDES = ('kdjax', 'torch')
 MASK = 103
@@ -358,6 +362,7 @@ def row(seconds: dict, flops: float, costs: dict, peak: dict, steps: int) -> dic
 
 def main(argv) -> None:
   del argv
+  allocator.keep_pages()
   if TF32.value and 'torch' in SIDES_.value:
     import torch
 

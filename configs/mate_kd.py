@@ -12,7 +12,7 @@ from configs import common
 GENERATOR = dict(
   generator=True,
   rho=0.3,  # share of the ordinary tokens that are hidden and written anew
-  slack=4.0,  # room for hidden tokens in a row, standard deviations above their mean number
+  slack=2.0,  # room for hidden tokens in a row, standard deviations above their mean number
   gumbel=1.0,  # temperature of the relaxed one-hot, for its gradient alone
   ordinary_only=True,  # False, as released: [PAD], [CLS], [unused] may be written too
   gen_turns=10,  # batches of the generator, then of the student, and again

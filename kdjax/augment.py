@@ -101,29 +101,80 @@ def _gumbel_scores(logits: Array, key_or_noise: Array) -> Array:
   return jax.nn.log_softmax(logits.astype(jnp.float32)) + gumbel
 
 
-def gumbel_one_hot(logits: Array, key_or_noise: Array, temperature: float = 1.0) -> Array:
-  """Straight-through Gumbel-softmax, Jang et al. (2017), arXiv:1611.01144.
+def gumbel_draw(
+  logits: Array, key_or_noise: Array, temperature: float = 1.0
+) -> tuple[Array, Array]:
+  """(ids i32[...], soft f32[..., V]): a draw from softmax(logits), and its relaxation.
 
-  Forward: the one-hot of a draw from softmax(logits), exactly 0 and 1, at any temperature.
-  Backward: that of softmax((log_softmax(logits) + gumbel) / temperature).
+  soft is softmax((log_softmax(logits) + gumbel) / temperature), Jang et al. (2017),
+  arXiv:1611.01144, and ids are where it is largest, at any temperature.
 
   Args:
     logits: [..., V].
     key_or_noise: a key of jax.random.key, or uniform draws in [0, 1) shaped as `logits`.
-
-  Returns:
-    f32[..., V].
   """
   scores = _gumbel_scores(logits, key_or_noise)
-  soft = jax.nn.softmax(scores / temperature)
-  hard = jax.nn.one_hot(scores.argmax(-1), logits.shape[-1], dtype=jnp.float32)
+  return scores.argmax(-1).astype(jnp.int32), jax.nn.softmax(scores / temperature)
+
+
+def gumbel_one_hot(logits: Array, key_or_noise: Array, temperature: float = 1.0) -> Array:
+  """Straight-through Gumbel-softmax: f32[..., V], arguments and draw of `gumbel_draw`.
+
+  Forward: the one-hot of the draw, exactly 0 and 1. Backward: that of its relaxation.
+  """
+  ids, soft = gumbel_draw(logits, key_or_noise, temperature)
+  hard = jax.nn.one_hot(ids, logits.shape[-1], dtype=jnp.float32)
   # The bracket is 0 forward, so nothing is rounded, and carries the gradient backward.
   return hard + (soft - jax.lax.stop_gradient(soft))
 
 
-def gumbel_ids(logits: Array, key_or_noise: Array) -> Array:
-  """The ids i32[...] that `gumbel_one_hot` picks with the same key, where no gradient is needed."""
-  return _gumbel_scores(logits, key_or_noise).argmax(-1).astype(jnp.int32)
+@jax.custom_vjp
+def straight_through(words: Array, soft: Array, table_VE: Array) -> Array:
+  """words [..., E], whose gradient soft [..., V] gets as if it had been soft @ table.
+
+  With words = table[ids] of a `gumbel_draw`, this is gumbel_one_hot(...) @ table with a lookup in
+  the place of the product. The table's own gradient is that of the lookup.
+  """
+  del soft, table_VE
+  return words
+
+
+def _forward(words, soft, table_VE):
+  return words, (soft.shape[-1:], table_VE)
+
+
+def _backward(kept, g):
+  (V,), table_VE = kept
+  rows = g.reshape(-1, g.shape[-1])
+  return g, (rows @ table_VE.T).reshape(*g.shape[:-1], V), jnp.zeros_like(table_VE)
+
+
+straight_through.defvjp(_forward, _backward)
+
+
+def sample(logits: Array, key: Array) -> Array:
+  """Ids i32[...] drawn from softmax(logits [..., V]), with two random numbers each.
+
+  A block of ids by its mass, then one of its ids by theirs: noise for each logit, as the Gumbel
+  draws take it, costs more than the logits. The masses' sums are rounded, as any float32 sum.
+  """
+  logits, V = logits.astype(jnp.float32), logits.shape[-1]
+  width = math.isqrt(V - 1) + 1
+  mass = jnp.exp(logits - logits.max(-1, keepdims=True))
+  mass = jnp.pad(mass, [(0, 0)] * (mass.ndim - 1) + [(0, -V % width)])
+  mass = mass.reshape(*mass.shape[:-1], -1, width)
+
+  def pick(mass, key):
+    below = jnp.cumsum(mass, -1)
+    total = below[..., -1:]
+    # Below the total, even where the product is rounded up to it: what has no mass is not drawn.
+    u = jax.random.uniform(key, total.shape) * total
+    return (below > jnp.minimum(u, total * (1 - 2.0**-23))).argmax(-1)
+
+  k_block, k_id = jax.random.split(key)
+  block = pick(mass.sum(-1), k_block)
+  own = jnp.take_along_axis(mass, block[..., None, None], -2)[..., 0, :]
+  return (block * width + pick(own, k_id)).astype(jnp.int32)
 
 
 def nearest_token(

@@ -11,7 +11,7 @@ import tempfile
 
 from absl import app, flags
 
-from kdjax import distributed
+from kdjax import allocator, distributed
 
 _HERE = pathlib.Path(__file__).parent
 _ALIKE = ('mode', 'fork', 'seeds')  # flags that all hosts have in common
@@ -142,6 +142,7 @@ def _resolved(value: str) -> str:
 
 def run(do=_main) -> None:
   """Read the flags and do it."""
+  allocator.keep_pages()
   from ml_collections import config_flags
 
   config_flags.DEFINE_config_file('config', None, 'A file of configs/, `:task` after it.')

@@ -22,6 +22,7 @@ ARROWS = {
   'seeds': {'log'},
   'stop': {'log'},
   'lock': set(),
+  'allocator': set(),
   'distributed': set(),
   'hosts': set(),
   'sharding': set(),
@@ -47,7 +48,7 @@ ARROWS = {
     'predict', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop', 'train',
   },
   'dry': {'env', 'jobs', 'runs', 'train'},
-  'main': {'distributed', 'dry', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop'},
+  'main': {'allocator', 'distributed', 'dry', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop'},
   'reproduce': {'hosts', 'main', 'report', 'runs'},
   '__init__': {'predict'},
 }  # fmt: skip

@@ -206,7 +206,7 @@ def test_a_sample_is_exactly_one_hot_and_its_id_needs_no_one_hot(rng, dtype):
   logits = jnp.asarray(rng.normal(0, 3, (7, 11, 1000)), dtype)
   key = jax.random.key(rng.integers(2**31))
   with jax.numpy_dtype_promotion('strict'):
-    ids = augment.gumbel_ids(logits, key)
+    ids, _ = augment.gumbel_draw(logits, key)
     assert ids.dtype == jnp.int32 and ids.shape == (7, 11)
     for temperature in (0.1, 1.0, 5.0):
       got = augment.gumbel_one_hot(logits, key, temperature)
@@ -220,12 +220,55 @@ def test_samples_follow_the_softmax_of_the_logits(rng):
   N = 40_000
   key = jax.random.key(rng.integers(2**31))
   rows = jnp.broadcast_to(jnp.asarray(z)[None], (N, 6))
-  counts = np.bincount(augment.gumbel_ids(rows, key), minlength=6)
+  counts = np.bincount(augment.gumbel_draw(rows, key)[0], minlength=6)
   assert stats.chisquare(counts, N * special.softmax(z)).pvalue > 1e-6
   # By way of the one-hots, at another temperature and with another key.
   other = augment.gumbel_one_hot(rows, jax.random.key(rng.integers(2**31)), 0.2)
   counts = np.asarray(other).sum(0).astype(np.float64)
   assert stats.chisquare(counts, N * special.softmax(z)).pvalue > 1e-6
+
+
+def test_samples_of_two_numbers_follow_the_softmax_too(rng):
+  N, V = 40_000, int(rng.integers(2, 12))
+  z = rng.normal(0, 1, V)
+  z[rng.integers(V)] = np.finfo(np.float32).min  # may never be drawn
+  key = jax.random.key(rng.integers(2**31))
+  ids = augment.sample(jnp.broadcast_to(jnp.asarray(z, jnp.bfloat16), (2, N // 2, V)), key)
+  assert ids.dtype == jnp.int32 and ids.shape == (2, N // 2)
+  counts = np.bincount(np.ravel(ids), minlength=V)
+  want = N * special.softmax(np.asarray(jnp.asarray(z, jnp.bfloat16), np.float64))
+  assert (counts[want == 0] == 0).all()
+  if (want > 0).sum() > 1:
+    assert stats.chisquare(counts[want > 0], want[want > 0]).pvalue > 1e-6
+
+
+def test_a_sample_of_many_ids_is_one_that_has_mass(rng):
+  # Of 30,522 logits a few have mass, some of them at the ends of blocks.
+  has = np.unique(np.append(rng.integers(0, 30522, 20), [0, 174, 175, 30521]))
+  z = np.full((500, 30522), np.finfo(np.float32).min, np.float32)
+  z[:, has] = rng.normal(0, 3, has.size)
+  ids = np.asarray(augment.sample(jnp.asarray(z), jax.random.key(rng.integers(2**31))))
+  assert np.isin(ids, has).all() and np.unique(ids).size > 5
+
+
+def test_looking_words_up_straight_through_is_one_hots_times_the_table(rng):
+  key = jax.random.key(rng.integers(2**31))
+  logits, table, g = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 5, 40), (40, 8), (3, 5, 8))
+  )
+
+  def looked_up(logits, table):
+    ids, soft = augment.gumbel_draw(logits, key, 0.7)
+    return augment.straight_through(table[ids], soft, table)
+
+  def multiplied(logits, table):
+    return augment.gumbel_one_hot(logits, key, 0.7) @ table
+
+  (a, back), (b, wanted) = (jax.vjp(f, logits, table) for f in (looked_up, multiplied))
+  np.testing.assert_allclose(a, b, rtol=1e-6)
+  for x, y in zip(back(g), wanted(g), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    assert np.abs(x).max() > 0.01
 
 
 def test_noise_at_the_ends_of_its_range_stays_finite():

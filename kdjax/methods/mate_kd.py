@@ -42,14 +42,14 @@ def against(c, student: base.Method, generator: base.Player, beside=None) -> bas
 
 
 def view(c, env) -> blend.Part:
-  """Of the student's turn: sampled ids instead of one-hots, the same text without its gradient."""
+  """Of the student's turn: sampled ids instead of one-hots, text of the same kind."""
   fill = blanks(c, env)
 
   def call(params, memory, batch, student, teacher, key):
     del student, teacher
     k_fill, k_drop, k_sample = jax.random.split(key, 3)
     slots_BK, logits_BKV, metrics = fill(params, batch, k_fill, k_drop if c.gen_dropout else None)
-    ids_BK = augment.gumbel_ids(logits_BKV, k_sample)
+    ids_BK = augment.sample(logits_BKV, k_sample)
     found = blend.rewritten(batch, masking.put(batch['tokens'], slots_BK, ids_BK))
     return found._replace(metrics=found.metrics | metrics), memory
 
@@ -57,7 +57,7 @@ def view(c, env) -> blend.Part:
 
 
 def adversary(c, env, beside: blend.Part | None = None) -> base.Player:
-  """Raises gen_gap D(student(x'), teacher(x')) + beside, through straight-through one-hots."""
+  """Raises gen_gap D(student(x'), teacher(x')) + beside, through straight-through draws."""
   base.one_of(c, gen_objective=('kl', 'cross_entropy', 'mse'))
   base.positive(c, 'gumbel', 'gen_rate')
   fill = blanks(c, env)
@@ -71,11 +71,13 @@ def adversary(c, env, beside: blend.Part | None = None) -> base.Player:
   def loss(params, memory, batch, key):
     k_fill, k_drop, k_sample, k_student, k_beside = jax.random.split(key, 5)
     slots_BK, logits_BKV, metrics = fill(params, batch, k_fill, k_drop)
-    one_hot_BKV = augment.gumbel_one_hot(logits_BKV, k_sample, c.gumbel)
+    ids_BK, soft_BKV = augment.gumbel_draw(logits_BKV, k_sample, c.gumbel)
 
     def enter(name, key):
       net, own = getattr(env, name), params[name]
-      words_BKE = net.embed(own, _sized(one_hot_BKV, net.table(own).shape[0]))
+      table_VE = net.table(own)
+      soft = _sized(soft_BKV, table_VE.shape[0])
+      words_BKE = augment.straight_through(net.embed(own, ids_BK), soft, table_VE)
       e_BLE = masking.put(net.embed(own, batch['tokens']), slots_BK, words_BKE)
       return net.enter(own, batch, e_BLE, key)
 

@@ -44,11 +44,27 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 def drop(x: Array, rate: float, key: Array | None) -> Array:
-  """Inverted dropout; no key, no dropout. Any shape and float dtype."""
+  """Inverted dropout; no key, no dropout. Any shape and float dtype; the rate to 2^-16.
+
+  16 bits decide on each number: hashes are what dropout costs, and one of 32 bits is for two.
+  """
   if key is None or not rate:
     return x
-  keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-  return jnp.where(keep, x / (1 - rate), 0)
+  size = x.shape[-1]
+  pair = jax.random.bits(key, (*x.shape[:-1], -(-size // 2)), jnp.uint32)
+  bits = jnp.concatenate([pair >> 16, pair & 0xFFFF], -1)[..., :size]
+  kept = round((1 - rate) * 2**16)
+  return jnp.where(bits < kept, x * (2**16 / kept), 0)
+
+
+def flat_dot(x: Array, kernel: Array, dtype) -> Array:
+  """x [..., I] @ kernel [I, O] -> [..., O] of dtype.
+
+  As one matrix of rows: a gradient that is contracted over B and L as two axes costs a CPU a
+  transposed copy first.
+  """
+  rows = x.reshape(-1, x.shape[-1])
+  return jnp.dot(rows, kernel, preferred_element_type=dtype).reshape(*x.shape[:-1], -1)
 
 
 def _split(key: Array | None, n: int):
@@ -65,12 +81,7 @@ class Dense(nnx.Module):
   def __call__(self, x: Array, dtype, out_dtype=None) -> Array:
     """out_dtype: of the accumulator and the result, where it is wider than dtype."""
     out_dtype = out_dtype or dtype
-    y = jnp.einsum(
-      '...i,io->...o',
-      x.astype(dtype),
-      self.kernel[...].astype(dtype),
-      preferred_element_type=out_dtype,
-    )
+    y = flat_dot(x.astype(dtype), self.kernel[...].astype(dtype), out_dtype)
     return y + jax.lax.broadcast_to_rank(self.bias[...].astype(out_dtype), y.ndim)
 
 
@@ -237,9 +248,7 @@ class MaskedLM(nnx.Module):
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
     x = activation(spec.head_activation)(self.dense(x, dtype))
     x = self.norm(x, spec.eps, dtype)
-    logits = jnp.einsum(
-      '...E,VE->...V', x, table_VE.astype(dtype), preferred_element_type=jnp.float32
-    )
+    logits = flat_dot(x, table_VE.astype(dtype).T, jnp.float32)
     return logits + jax.lax.broadcast_to_rank(self.out.bias[...], logits.ndim)
 
 
@@ -270,12 +279,7 @@ class Encoder(nnx.Module):
     """
     if jnp.issubdtype(tokens.dtype, jnp.floating):
       dtype = jnp.dtype(self.spec.dtype)
-      return jnp.einsum(
-        'BLV,VE->BLE',
-        tokens.astype(dtype),
-        self.table().astype(dtype),
-        preferred_element_type=jnp.float32,
-      )
+      return flat_dot(tokens.astype(dtype), self.table().astype(dtype), jnp.float32)
     return self.table()[tokens]
 
   def encode(self, e_BLE: Array, mask: Array, segments: Array, key: Array | None = None) -> net.Out:

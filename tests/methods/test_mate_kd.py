@@ -73,7 +73,7 @@ def test_looking_sampled_ids_up_is_entering_their_one_hots(rng):
   def loss(student, hard_tokens):
     net = env.student
     if hard_tokens:
-      ids = augment.gumbel_ids(logits, k_sample)
+      ids, _ = augment.gumbel_draw(logits, k_sample)
       out = net(student, batch | dict(tokens=masking.put(batch['tokens'], slots, ids)))
     else:
       one_hot = augment.gumbel_one_hot(logits, k_sample)
