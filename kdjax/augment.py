@@ -86,7 +86,7 @@ def ascend(
 
 
 def _gumbel_scores(logits: Array, key_or_noise: Array) -> Array:
-  """log_softmax(logits) + Gumbel noise, whose argmax is a draw from softmax(logits)."""
+  """Logits + Gumbel noise, whose argmax is a draw from softmax(logits); the largest logit is 0."""
   if jnp.issubdtype(key_or_noise.dtype, jax.dtypes.prng_key):
     # 0 and 1 are as rare as float32 has them, and the 1e-20 below keep them finite.
     key_or_noise = jax.random.uniform(key_or_noise, logits.shape, jnp.float32)
@@ -98,7 +98,10 @@ def _gumbel_scores(logits: Array, key_or_noise: Array) -> Array:
     )
   uniform = key_or_noise.astype(jnp.float32)
   gumbel = -jnp.log(-jnp.log(uniform + 1e-20) + 1e-20)
-  return jax.nn.log_softmax(logits.astype(jnp.float32)) + gumbel
+  logits = logits.astype(jnp.float32)
+  # Not the log-softmax: what it subtracts is one number a row, which changes no draw, and costs an
+  # exponential of each logit, and another in the backward pass.
+  return logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)) + gumbel
 
 
 def gumbel_draw(
@@ -106,7 +109,7 @@ def gumbel_draw(
 ) -> tuple[Array, Array]:
   """(ids i32[...], soft f32[..., V]): a draw from softmax(logits), and its relaxation.
 
-  soft is softmax((log_softmax(logits) + gumbel) / temperature), Jang et al. (2017),
+  soft is softmax((logits + gumbel) / temperature), Jang et al. (2017),
   arXiv:1611.01144, and ids are where it is largest, at any temperature.
 
   Args:

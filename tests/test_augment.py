@@ -46,11 +46,13 @@ def _brute(queries, table, allowed, metric='l2', forbidden=None):
 
 
 def _assert_nearest(got, score):
-  """The chosen id's score is the best, but for float32 rounding."""
-  best = score.max(1)
+  """The chosen id's score is the best, but for float32 rounding; the id too, but for near ties."""
+  second, best = np.sort(score, 1)[:, -2:].T
   chosen = np.take_along_axis(score, np.asarray(got)[:, None], 1)[:, 0]
   np.testing.assert_allclose(chosen, best, rtol=1e-5, atol=1e-4)
-  assert (np.asarray(got) == score.argmax(1)).mean() > 0.99
+  clear = best - second > 1e-4
+  assert clear.mean() > 0.7
+  np.testing.assert_array_equal(np.asarray(got)[clear], score.argmax(1)[clear])
 
 
 @pytest.mark.parametrize('pair, lam, l2, dot, cos', MIXED)
