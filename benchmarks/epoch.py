@@ -9,6 +9,8 @@ random head of two classes, since what it says does not change the time; student
 
 kdjax: as shipped: token ids made once, batches of four lengths, programs from the compile cache
   (the first round is told apart: cold, with neither cache).
+kdjax known: the same where an earlier run has left the teacher's answers (cold: they are made).
+kdjax alone: fine-tuning of the student, without a teacher.
 torch 128: every row padded to 128, as in the released codes of these methods.
 torch dynamic: rows grouped by length as of transformers' Trainer, padded to a batch's longest.
 """
@@ -23,7 +25,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-SIDES = ('kdjax', 'torch 128', 'torch dynamic')
+SIDES = ('kdjax', 'kdjax known', 'kdjax alone', 'torch 128', 'torch dynamic')
 _BATCH, _EVERY, _LENGTH = 32, 10, 128
 
 
@@ -51,22 +53,29 @@ def models(where: pathlib.Path, task: str) -> dict[str, str]:
   return dict(teacher=str(teacher), student=str(student))
 
 
-def ours(c, workdir: pathlib.Path, clock) -> dict[str, float]:
+def ours(c, workdir: pathlib.Path, clock, side: str) -> dict[str, float]:
   """An epoch of kdjax into an empty workdir."""
-  from kdjax import env, evaluate, methods, net, roles, runs, train
+  from kdjax import answers, env, evaluate, methods, net, roles, runs, train
 
   begin = clock()
   plan = env.prepare(c, workdir, {})
-  params = {role: net.split(getattr(plan, role).module)[1] for role in ('teacher', 'student')}
-  method, sizes = methods.get('kd')(c.method, plan.env), (c.eval.batch_size, plan.c.data.buckets)
+  name = 'finetune' if side == 'kdjax alone' else 'kd'
+  models = ('student',) if name == 'finetune' else ('student', 'teacher')
+  params = {role: net.split(getattr(plan, role).module)[1] for role in models}
+  method = methods.get(name)(c.baselines[name], plan.env)
+  data, sizes = plan.data['train'], (c.eval.batch_size, plan.c.data.buckets)
+  if side == 'kdjax known':
+    where, said = pathlib.Path(c.data.cache), params['teacher']
+    found = answers.known(plan.env.teacher, said, data, method.asks, where, *sizes, plan.mesh)
+    data = data._replace(known=found)
   scorer = evaluate.scorer(plan.env.student, plan.env.task, plan.spec.metrics, *sizes, plan.mesh)
   ready = clock()
-  found = train.fit(
+  (found,) = train.fit(
     method,
     params,
-    plan.data['train'],
+    data,
     lambda params: scorer(params, plan.data['validation']),
-    runs.fields(plan.c, 'kd'),
+    runs.fields(plan.c, name),
     plan.c.data.buckets,
     workdir / 'kd',
     plan.mesh,
@@ -158,11 +167,12 @@ def main(argv) -> None:
   import jax
 
   from benchmarks import step
-  from kdjax import env
+  from kdjax import allocator, env
   from kdjax import main as command
   from kdjax.report import markdown
 
   clock = dict(wall=time.perf_counter, cpu=time.process_time)[CLOCK.value]
+  allocator.keep_pages()  # as the command line does; torch has it too
   command.start()
   found = {}
   with tempfile.TemporaryDirectory() as where:
@@ -176,8 +186,8 @@ def main(argv) -> None:
       for side in SIDES_.value:
         workdir = where / f'{n} {side}'
         workdir.mkdir()
-        if side == 'kdjax':
-          name, r = side if n else 'kdjax, cold', ours(c, workdir, clock)
+        if side.startswith('kdjax'):
+          name, r = side if n else f'{side}, cold', ours(c, workdir, clock, side)
         else:
           name, dynamic = side, side.endswith('dynamic')
           r = theirs(folders, DATA.value, TASK.value, rows, workdir, dynamic, clock)
