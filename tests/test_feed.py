@@ -1,6 +1,6 @@
 """Data on the devices, several steps a call: the batches and the runs of one step at a time.
 
-kd by default; every method: pytest -m slow tests/test_feed.py
+A game of two small players, and kd, by default; every method: pytest -m slow tests/test_feed.py
 """
 
 import functools
@@ -15,6 +15,7 @@ import pytest
 
 from kdjax import env, feed, guard, methods, seeds, sharding, stop, train
 from kdjax.data import batches, tokens
+from kdjax.methods import base
 from tests import tiny, toy
 from tests.methods import crash
 
@@ -130,12 +131,45 @@ def test_calls_are_the_plan_and_go_across_no_border(rng, here, n):
   assert step == begin + steps
 
 
+def _small():
+  """(method, parameters): two players with dropout and a memory, compiled in no time."""
+
+  def gap(params, memory, batch, key):
+    e_BLD = params['student']['table'][batch['tokens']] * params['generator']['scale'][None, None]
+    kept = batch['mask'] & jax.random.bernoulli(key, 0.8, batch['mask'].shape)
+    z_B = jnp.where(kept[..., None], jnp.tanh(e_BLD), 0).sum((1, 2))
+    found = ((z_B - batch['label']) ** 2).mean()
+    return found, memory + 1
+
+  def student(params, memory, batch, key):
+    found, memory = gap(params, memory, batch, key)
+    return found, (memory, dict(count=memory))
+
+  def generator(params, memory, batch, key):
+    found, memory = gap(params, memory, batch, key)
+    return -found, (memory, dict(found=found))
+
+  k_table, k_scale = jax.random.split(jax.random.key(0))
+  params = dict(
+    student=dict(table=jax.random.normal(k_table, (tiny.VOCAB, 6))),
+    generator=dict(scale=jax.random.normal(k_scale, (6,))),
+  )
+  players = {
+    'generator': base.Player(('generator',), generator),
+    'student': base.Player(('student',), student),
+  }
+  return base.Method(players, lambda *_: ({}, jnp.zeros((), jnp.float32))), params
+
+
 class Runs:
   """Runs that differ in steps a call and in where the data are, and have one order of batches."""
 
   def __init__(self, rng, folder, patch, name, devices=1, n=1, kind='classes', **changes):
-    world, params = tiny.world(kind, **tiny.HEADS.get(name, {}))
-    method = methods.get(name)(tiny.fields(name), world)
+    if name == 'small':
+      method, params = _small()
+    else:
+      world, params = tiny.world(kind, **tiny.HEADS.get(name, {}))
+      method = methods.get(name)(tiny.fields(name), world)
     players = list(method.players)  # in turn, two steps each
     self._method = method._replace(turn=lambda step, steps: players[step // 2 % len(players)])
     own = lambda i: jax.tree.map(lambda x: x * (1 + i / 10), params['student'])  # noqa: E731
@@ -196,9 +230,9 @@ def _same(found, wanted, log=True):
   assert not log or found[1] == wanted[1]
 
 
-FEW = ('kd', 'mate_kd')
+FEW, ALL = ('small', 'kd'), ('small', *methods.names())
 each = pytest.mark.parametrize(
-  'name', [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in methods.names()]
+  'name', [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in ALL]
 )
 
 
@@ -216,43 +250,47 @@ def test_several_steps_a_call_learn_what_single_steps_learn_and_go_on_anywhere(
 
 
 @pytest.mark.slow
-@each
+@pytest.mark.parametrize('name', ALL)
 @pytest.mark.parametrize('devices, n', [(1, 1), (4, 1), (4, 2)])
 def test_where_the_data_are_changes_nothing(rng, tmp_path, monkeypatch, name, devices, n):
   runs = Runs(rng, tmp_path, monkeypatch, name, devices, n)
   for size in (1, CALL):
-    found = [runs.play(f'{size} {here}', size, here) for here in (False, True)]
-    _near(*found)
+    _near(*(runs.play(f'{size} {here}', size, here) for here in (False, True)))
 
 
 @pytest.mark.parametrize(
-  'devices, n',
-  [(2, 2), pytest.param(4, 2, marks=pytest.mark.slow), pytest.param(4, 1, marks=pytest.mark.slow)],
-)
-def test_seeds_and_devices_play_several_steps_a_call_too(rng, tmp_path, monkeypatch, devices, n):
-  runs = Runs(rng, tmp_path, monkeypatch, 'kd', devices, n)
+  'name, devices, n',
+  [
+    ('small', 4, 2),
+    *(pytest.param(*row, marks=pytest.mark.slow) for row in (
+      ('small', 4, 1), ('small', 1, 3), ('codir', 4, 1), ('codir', 4, 2), ('mate_kd', 1, 3),
+    )),
+  ],
+)  # fmt: skip
+def test_seeds_and_devices_play_several_steps_a_call_too(
+  rng, tmp_path, monkeypatch, name, devices, n
+):
+  runs = Runs(rng, tmp_path, monkeypatch, name, devices, n)
   one, many = runs.play('one', 1, False), runs.play('many', CALL, True)
   _near(many, one)
   _same(runs.stopped('stopped', CALL, True), many)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('here', [False, True])
+@pytest.mark.parametrize('here', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_lengths_come_in_runs_and_each_has_one_program(rng, tmp_path, monkeypatch, here):
-  runs = Runs(rng, tmp_path, monkeypatch, 'kd')
+  runs, lengths = Runs(rng, tmp_path, monkeypatch, 'small'), (6, tiny.LENGTH)
   short = np.where(np.arange(40) % 2, 6, tiny.LENGTH).astype(np.int32)
   runs.data = runs.data._replace(tokens=runs.data.tokens._replace(length=short))
-  lengths = (6, tiny.LENGTH)
   one, many = (runs.play(str(size), size, here, lengths) for size in (1, CALL))
   _near(many, one)
-  assert runs.games[CALL].calls['student']._cache_size() == 2
+  assert [play._cache_size() for play in runs.games[CALL].calls.values()] == [2, 2]
 
 
-@pytest.mark.parametrize('policy', ['skip', pytest.param('stop', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('policy', ['skip', 'stop'])
 def test_a_step_in_the_middle_of_a_call_is_named_with_its_rows(
   rng, tmp_path, monkeypatch, caplog, policy
 ):
-  runs = Runs(rng, tmp_path, monkeypatch, 'finetune', kind='regression', nonfinite=policy)
+  runs = Runs(rng, tmp_path, monkeypatch, 'small', kind='regression', nonfinite=policy)
   plan = batches.train_plan(runs.data, 8, (tiny.LENGTH,), 0, 0, 1)
   steps = [rows for _, rows in itertools.islice(plan, STEPS)]
   bad = int(rng.choice(steps[0]))
