@@ -84,8 +84,9 @@ def players(size: tuple[int, ...], calls: list[int], steps: int) -> dict[tuple, 
     with c.unlocked():
       c.train.update(batch_size=rows, seed=0, steps_per_call=size_)
     method = methods.get(c.method.name)(c.method, made)
-    start = functools.partial(train.start, method, params, data, c.train, 1000, mesh)
-    play = lambda: Player(start(), data, mesh, rows, length)  # noqa: E731
+    play = lambda m=method, t=c.train: Player(  # noqa: E731
+      train.start(m, params, data, t, 1000, mesh), data, mesh, rows, length
+    )
     if size_ == calls[0]:
       one = play()
       out['', 'one by one'] = functools.partial(one.one_by_one, steps), one
