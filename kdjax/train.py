@@ -206,7 +206,7 @@ def shapes(method: base.Method, params, data, c, total: int, mesh):
   return *jax.eval_shape(run, params), made
 
 
-def groups(state: TrainState, frozen: dict[str, Any], data) -> dict[str, Any]:
+def groups(state: TrainState, frozen: dict[str, Any], data=None) -> dict[str, Any]:
   """What lies on the mesh, by name, for a table: parameters of each role, optimizers, memory, data.
 
   data: None where they do not lie there.
