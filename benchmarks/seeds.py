@@ -20,12 +20,6 @@ from kdjax.data import batches
 from kdjax.models import hf
 from kdjax.report import markdown
 
-_METHOD = flags.DEFINE_string('method', 'kd', 'Without a generator.')
-_SEEDS = flags.DEFINE_integer('seeds', 4, 'In one program.', lower_bound=2)
-_SIZES = flags.DEFINE_list('sizes', ['toy', 'small', 'docs'], 'Of models and batches.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Medians over these.')
-_STEPS = flags.DEFINE_integer('steps', 4, 'In each round.')
-
 # vocabulary, width, layers of teacher and student, rows, tokens
 SIZES = dict(
   toy=(25, 16, 2, 1, 16, 12),
@@ -65,7 +59,7 @@ def player(n: int, size: tuple[int, ...]):
   """A function that plays one step of n seeds, and waits for it."""
   V, width, teacher, student, rows, length = size
   made, params = world(V, width, teacher, student)
-  c = common.config('docs', _METHOD.value)
+  c = common.config('docs', METHOD.value)
   with c.unlocked():
     c.train.update(batch_size=rows, seed=0)
   rng, mesh = np.random.default_rng(0), sharding.for_seeds(sharding.make_mesh(1), n)
@@ -86,17 +80,17 @@ def player(n: int, size: tuple[int, ...]):
 
 def main(argv) -> None:
   del argv
-  lines, n = [], _SEEDS.value
-  for name in _SIZES.value:
+  lines, n = [], SEEDS.value
+  for name in SIZES_.value:
     calls = {k: player(k, SIZES[name]) for k in (1, n)}
     spent = {k: [] for k in calls}
-    for _ in range(_ROUNDS.value + 1):
+    for _ in range(ROUNDS.value + 1):
       for k, call in calls.items():
         begin = np.array([time.perf_counter(), time.process_time()])
-        for _ in range(_STEPS.value):
+        for _ in range(STEPS.value):
           call()
         spent[k].append(np.array([time.perf_counter(), time.process_time()]) - begin)
-    one, all_ = (np.median(spent[k][1:], 0) / _STEPS.value for k in (1, n))  # without compilation
+    one, all_ = (np.median(spent[k][1:], 0) / STEPS.value for k in (1, n))  # without compilation
     ratios = all_ / (n * one)
     lines.append([name, *(f'{1e3 * x:.1f}' for x in (one[0], all_[0], one[1], all_[1]))])
     lines[-1] += [f'{x:.2f}' for x in ratios]
@@ -106,4 +100,9 @@ def main(argv) -> None:
 
 
 if __name__ == '__main__':
+  METHOD = flags.DEFINE_string('method', 'kd', 'Without a generator.')
+  SEEDS = flags.DEFINE_integer('seeds', 4, 'In one program.', lower_bound=2)
+  SIZES_ = flags.DEFINE_list('sizes', ['toy', 'small', 'docs'], 'Of models and batches.')
+  ROUNDS = flags.DEFINE_integer('rounds', 5, 'Medians over these.')
+  STEPS = flags.DEFINE_integer('steps', 4, 'In each round.')
   app.run(main)

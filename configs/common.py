@@ -174,6 +174,10 @@ def _train() -> ConfigDict:
   c.epsilon = 1e-8
   c.clip = 1.0  # global norm; 0: none
   c.accumulate = 1  # parts of a batch, one update
+  # Steps of one program, which then come in runs of one length: for models that take less time
+  # than it takes to start them (docs/scaling.md). Up to the next row of the log or evaluation.
+  c.steps_per_call = 1
+  c.resident = 1.0  # GB on each device for the train split; a larger one is sent batch by batch
   c.dropout = True  # the models' own rates
   c.dtype = 'float32'  # of the computation: float32 or bfloat16; parameters stay float32
   c.remat = 'none'  # or dots, full: less memory, more time (docs/scaling.md); of text

@@ -76,6 +76,8 @@ def settle(c):
     ('seeds', c.seeds, 1),
     ('train.batch_size', c.train.batch_size, 1),
     ('train.accumulate', c.train.accumulate, 1),
+    ('train.steps_per_call', c.train.steps_per_call, 1),
+    ('train.resident', c.train.resident, 0),
     ('eval.batch_size', c.eval.batch_size, 1),
     ('data.max_length', c.data.max_length, 4),
     ('data.neighbours', c.data.neighbours, 1),

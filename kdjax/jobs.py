@@ -19,6 +19,7 @@ from kdjax import (
   answers,
   env,
   evaluate,
+  feed,
   hosts,
   log,
   masked,
@@ -253,7 +254,8 @@ def layout(plan: env.Plan, name: str) -> str:
   mesh, total = _mesh(plan, name), train.total_steps(c, len(data.index))[0]
   params = [params] * len(runs.folders(plan.c, plan.workdir / name))
   state, frozen, _ = train.shapes(method, params, data, c, total, mesh)
-  return sharding.table(train.groups(state, frozen), mesh)
+  fits = feed.fitting(data, c.resident)
+  return sharding.table(train.groups(state, frozen, fits), mesh)
 
 
 def _say(name: str, scores: dict[str, float]) -> None:

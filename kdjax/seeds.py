@@ -49,12 +49,12 @@ def choose(taken: Sequence[bool], new: Any, old: Any) -> Any:
   return jax.tree.map(where, new, old)
 
 
-def batches(streams: Sequence[Iterable[dict[str, np.ndarray]]]) -> Iterator[dict[str, np.ndarray]]:
-  """Batches [S, B, ...] of streams that go through the same lengths."""
+def batches(streams: Sequence[Iterable[Any]]) -> Iterator[Any]:
+  """Of streams that go through the same lengths, [S, ...] of each leaf: [S, B, ...] of batches."""
   if len(streams) == 1:
     return iter(streams[0])
-  stacked = lambda own: {k: np.stack([batch[k] for batch in own]) for k in own[0]}  # noqa: E731
-  return map(stacked, zip(*streams, strict=True))
+  stacked = lambda *own: jax.tree.map(lambda *x: np.stack(x), *own)  # noqa: E731
+  return map(stacked, *streams)
 
 
 def rows(metrics: list[dict], seeds: int) -> list[list[Row]]:

@@ -111,9 +111,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh.devices, PartitionSpec())
 
 
-def rows(mesh: Mesh, many: bool = False) -> NamedSharding:
-  """The first axis split as the rows of a batch; many: the second, after that of the seeds."""
-  return NamedSharding(mesh.devices, PartitionSpec(*['seed'] * many, ROWS))
+def rows(mesh: Mesh, many: bool = False, steps: bool = False) -> NamedSharding:
+  """The first axis split as the rows of a batch.
+
+  many: after an axis of the seeds. steps: after an axis of steps, before all others.
+  """
+  return NamedSharding(mesh.devices, PartitionSpec(*[None] * steps, *['seed'] * many, ROWS))
 
 
 def lay(tree: Any, mesh: Mesh) -> Any:
@@ -228,26 +231,30 @@ def own(mesh: Mesh, n: int) -> np.ndarray | slice:
   return np.flatnonzero(held)
 
 
-def put(batch: dict[str, np.ndarray], mesh: Mesh, many: bool = False) -> dict[str, jax.Array]:
+def put(
+  batch: dict[str, np.ndarray], mesh: Mesh, many: bool = False, steps: bool = False
+) -> dict[str, jax.Array]:
   """A host batch onto the mesh, split by rows; many: one of each seed, stacked.
 
-  Of several hosts each has `own` rows alone, but for `index`, which names the rows of all; and the
-  stacks whole.
+  steps: batches of several steps, stacked. Of several hosts each has `own` rows alone, but for
+  `index`, which names the rows of all; and the stacks of seeds whole.
   """
-  at = rows(mesh, many)
+  at = rows(mesh, many, steps)
   if at.is_fully_addressable:
     return jax.device_put(batch, at)
   if many:
     return move(batch, dict.fromkeys(batch, at))
-  n = len(batch['index'])
+  axis = int(steps)
+  n = batch['index'].shape[axis]
   here = own(mesh, n)
 
   def split(x):
     def part(where):
-      wanted = np.arange(n)[where[0]]
-      return x[wanted if len(x) == n else np.searchsorted(here, wanted)]
+      wanted = np.arange(n)[where[axis]]
+      return x.take(wanted if x.shape[axis] == n else np.searchsorted(here, wanted), axis)
 
-    return jax.make_array_from_callback((n, *x.shape[1:]), at, part)
+    shape = (*x.shape[:axis], n, *x.shape[axis + 1 :])
+    return jax.make_array_from_callback(shape, at, part)
 
   return jax.tree.map(split, batch)
 

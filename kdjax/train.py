@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import tqdm
 
-from kdjax import checkpoint, guard, hosts, log, optim, seeds, sharding, stop
+from kdjax import checkpoint, feed, guard, hosts, log, optim, seeds, sharding, stop
 from kdjax.data import batches
 from kdjax.methods import base
 
@@ -115,12 +115,13 @@ def make_step(
 
 
 class Game(NamedTuple):
-  """A method ready to be stepped."""
+  """A method ready to be stepped: a turn of each player, and calls of many turns."""
 
   state: TrainState
   frozen: dict[str, Any]
   steps: dict[str, Callable]
   key: jax.Array
+  calls: dict[str, Callable]
 
 
 def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
@@ -181,8 +182,12 @@ def start(method: base.Method, params, data, c, total: int, mesh) -> Game:
     )
     for name, player in method.players.items()
   }
-  key = seeds.join(keys)
-  return Game(sharding.move(state, layout), sharding.move(frozen, frozen_layout), steps, key)
+  calls = {
+    name: feed.program(step, c.steps_per_call, mesh, layout, frozen_layout, many)
+    for name, step in steps.items()
+  }
+  state, frozen = sharding.move(state, layout), sharding.move(frozen, frozen_layout)
+  return Game(state, frozen, steps, seeds.join(keys), calls)
 
 
 def _each(params) -> list[dict[str, Any]]:
@@ -201,15 +206,18 @@ def shapes(method: base.Method, params, data, c, total: int, mesh):
   return *jax.eval_shape(run, params), made
 
 
-def groups(state: TrainState, frozen: dict[str, Any]) -> dict[str, Any]:
-  """What lies on the mesh, by name: each role's parameters, optimizers, memory; for a table."""
+def groups(state: TrainState, frozen: dict[str, Any], data=None) -> dict[str, Any]:
+  """What lies on the mesh, by name, for a table: parameters of each role, optimizers, memory, data.
+
+  data: None where they do not lie there.
+  """
   optimizers = {f'optimizer of {name}': opt for name, opt in state.opt.items()}
   found = state.params | optimizers | dict(memory=state.memory)
   if state.step.ndim:
     own = {name: tree for name, tree in frozen.items() if name not in sharding.ROLES}
     found = {f'seeds/{name}': tree for name, tree in (found | own).items()}
     frozen = {name: tree for name, tree in frozen.items() if name in sharding.ROLES}
-  found = frozen | found
+  found = frozen | found | dict(data=data)
   return {name: tree for name, tree in found.items() if jax.tree.leaves(tree)}
 
 
@@ -257,14 +265,16 @@ def fit(
     f'{len(data.index)} examples' + f', {n} seeds' * many
   )
   game = start(method, params, data, c, total, mesh)
-  state = game.state
-  log.logger.info(sharding.table(groups(state, game.frozen), mesh))
+  state, fits = game.state, feed.fitting(data, c.resident)
+  log.logger.info(sharding.table(groups(state, game.frozen, fits), mesh))
+  here = feed.place(data, mesh) if fits else None
   last = checkpoint.Store(workdir / 'checkpoints' / 'last', c.keep)
   # Two: a run that is killed between its two saves goes on from the best before the newest.
   best = checkpoint.Store(workdir / 'checkpoints' / 'best', keep=2)
   kept = [dict(best=None, metrics={}, best_step=0) for _ in numbers]
-  # scored: the last step that was evaluated. pending: metrics of steps that no log row has yet.
-  begin, scored, pending = 0, 0, []
+  # scored: the last step that was evaluated. pending: metrics of steps that no log row has yet;
+  # played: of these, the last calls', which are still on the devices.
+  begin, scored, pending, played = 0, 0, [], []
   if (saved := last.step()) is not None:
     begin = saved
     state, told = last.restore(state)
@@ -274,8 +284,13 @@ def fit(
   best.drop_after(scored)
   every = c.eval_every or per_epoch
   own = batches.ALL if many else sharding.own(mesh, c.batch_size)
-  streams = [batches.train_batches(data, c.batch_size, buckets, k, begin, own) for k in numbers]
-  stream = seeds.batches(streams)
+  plans = [
+    batches.train_plan(data, c.batch_size, buckets, k, begin, c.steps_per_call) for k in numbers
+  ]
+  plan = itertools.islice(seeds.batches(plans), total - begin)
+  # No call goes across an evaluation, nor a row of the log.
+  key = lambda step: (method.turn(step, total), step // every, step // c.log_every)  # noqa: E731
+  calls = feed.calls(plan, begin, c.steps_per_call, key, data, fits is not None, own, mesh)
   watch = guard.Guard(title, workdir, c.nonfinite, numbers)
   clock, shown = log.Clock(), {}
   with (
@@ -327,14 +342,19 @@ def fit(
 
     if scored < begin and (begin % every == 0 or begin == total):
       rate(begin, state)
-    for done, batch in enumerate(itertools.islice(stream, total - begin), begin + 1):
-      step = game.steps[method.turn(done - 1, total)]
-      state, metrics = step(state, game.frozen, sharding.put(batch, mesh, many), game.key)
-      watch.watch(done, batch)
-      pending.append(metrics)
+    done, call = begin, next(calls, None)
+    while call:
+      steps, first = len(call.index), done + 1
+      done += steps
+      play = game.calls[call.player]
+      state, metrics = play(call.length, state, game.frozen, here, call.rows, steps, game.key)
+      played.append((metrics, steps))
+      for step, index in enumerate(call.index, first):
+        watch.watch(step, dict(index=index))
+      call = next(calls, None)  # its rows are on their way before anything waits for this one
       due = done % every == 0 or done == total
       if done % c.log_every == 0 or due:  # a row never spans an evaluation
-        pending = watch.fetch(pending, done)
+        pending, played = watch.fetch(pending + feed.rows(played), done), []
         speed = clock.rate(c.batch_size * len(pending))
         row = [_means(own) | dict(examples_per_second=speed) for own in seeds.rows(pending, n)]
         pending = []
@@ -348,14 +368,14 @@ def fit(
         clock = log.Clock()
       if leaving and done < total:
         if not due:
-          pending = watch.fetch(pending, done)
+          pending = watch.fetch(pending + feed.rows(played), done)
           keep(done, state, wait=True)
         with stop.saving():
           last.close()
         log.logger.info(f'{title}: stopped at step {done}, saved in {workdir}')
         raise stop.Stopped
       bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
-      bar.update()
+      bar.update(steps)
     student, told = best.restore(state.params['student'])
     with stop.saving():
       last.close()

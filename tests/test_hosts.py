@@ -207,6 +207,18 @@ def test_two_hosts_learn_what_one_process_learns_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  'changes', [{'train.resident': 0.0}, {}, {'train.resident': 0.0, 'seeds': 2}, {'seeds': 2}]
+)
+def test_two_hosts_play_several_steps_a_call_as_one_process_does(tmp_path, changes):
+  more = {'teacher.finetune': False, 'train.steps_per_call': 3, 'train.steps': 10}
+  run = Runs(tmp_path, 'kd', **more, **{'train.eval_every': 4, 'train.log_every': 4}, **changes)
+  _ended(run.start(tmp_path / 'hosts'))
+  run.here(tmp_path / 'one', 2)
+  assert toy.left(tmp_path / 'hosts') == toy.left(tmp_path / 'one')
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['kd', 'codir'])
 def test_two_hosts_train_a_seed_each_as_one_process_trains_both(tmp_path, name):
   run = Runs(tmp_path, name, seeds=2, **{'teacher.finetune': False})

@@ -1,6 +1,7 @@
 """Batches of a few fixed shapes: endless and resumable to train on, each row once to score."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -47,6 +48,8 @@ def part(data: Dataset, rows: slice) -> Dataset:
 Batch = dict[str, np.ndarray]
 ALL = slice(None)
 _DIGEST = 1 << 20
+# Looked up: XLA divides by a constant by multiplying with what is nearly its inverse.
+_UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 Plan = list[tuple[int, np.ndarray]]  # per batch: its length L, its rows
 _ALL = 2**64 - 1  # in the place of a seed: what is drawn for all seeds alike
 
@@ -92,12 +95,24 @@ def lengths(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
 def train_batches(
   data: Dataset, batch_size: int, buckets: Sequence[int], seed: int, start: int = 0, own=ALL
 ) -> Iterator[Batch]:
-  """Endless batches from number `start` on: a pure function of (data, seed, batch number).
+  """The batches of `train_plan`, built.
 
-  tokens i32[B, L], segments i32[B, L], mask bool[B, L] (real positions), maskable bool[B, L] (real
-  and ordinary), label, index i32[B]; with data.teacher also teacher_tokens, teacher_segments and
-  teacher_mask. L is one of `lengths(buckets, max_length)`. Images: tokens f32[B, L, channels] in
-  [0, 1], L pixels all of them real.
+  own: the places in a batch that are built, where other hosts build the rest; index has all.
+
+  Raises:
+    ValueError: as train_plan.
+  """
+  plan = train_plan(data, batch_size, buckets, seed, start)
+  return (host(data, rows, L, own) for L, rows in plan)
+
+
+def train_plan(
+  data: Dataset, batch_size: int, buckets: Sequence[int], seed: int, start: int = 0, run: int = 1
+) -> Iterator[tuple[int, np.ndarray]]:
+  """(L, i64[B] places in data) of endless batches from number `start` on.
+
+  A pure function of (data, seed, run, batch number). L, the length of the batch, is one of
+  `lengths(buckets, max_length)`.
 
   An epoch is floor(n / batch_size) batches and has no row twice; the n mod batch_size rows that it
   leaves out are drawn anew each epoch, whatever their length. With data.group = g, rows come in
@@ -106,7 +121,8 @@ def train_batches(
   The seed decides which rows of one length fill which batch. The rows left out and the order of
   lengths and of blocks follow from the epoch alone: batch by batch, all seeds have one L.
 
-  own: the places in a batch that are built, where other hosts build the rest; index has all.
+  run: batches of one L that stand one after another, as many as there are up to this number; runs
+  are what is shuffled.
 
   Raises:
     ValueError: fewer rows than batch_size, arrays of different sizes, or a batch of broken groups.
@@ -117,12 +133,12 @@ def train_batches(
   if start < 0:
     raise ValueError(f'batch number {start} is below 0')
   shapes = lengths(buckets, data.tokens.tokens.shape[1])
-  return _endless(data, batch_size, shapes, seed, start, steps, own)
+  return _endless(data, batch_size, shapes, seed, start, steps, run)
 
 
 def _endless(
-  data: Dataset, batch_size: int, shapes: tuple[int, ...], seed: int, start: int, steps: int, own
-) -> Iterator[Batch]:
+  data: Dataset, batch_size: int, shapes: tuple[int, ...], seed: int, start: int, steps: int, run
+) -> Iterator[tuple[int, np.ndarray]]:
   epoch, skip = divmod(start, steps)
   while True:
     for rows, n, stream in _blocks(data, batch_size, epoch):
@@ -130,8 +146,8 @@ def _endless(
         skip -= n
         continue
       longest = _longest(data, rows)
-      for L, chosen in _epoch(longest, batch_size, shapes, seed, stream, data.group)[skip:]:
-        yield _batch(data, rows.start + chosen, L, own)
+      for L, chosen in _epoch(longest, batch_size, shapes, seed, stream, data.group, run)[skip:]:
+        yield L, rows.start + chosen
       skip = 0
     epoch += 1
 
@@ -161,7 +177,7 @@ def eval_batches(
   """(batch, real rows in it), short rows first; each row of the data exactly once.
 
   Only the last batch may be partial: its first row is repeated to fill it, and only the first
-  `real` rows count. Keys, shapes and own are those of train_batches.
+  `real` rows count. Keys and shapes are those of `build`, own is that of train_batches.
 
   Raises:
     ValueError: arrays of different sizes.
@@ -173,11 +189,11 @@ def eval_batches(
   longest = _longest(data, slice(None))
   plan, rest = _group(np.argsort(longest, kind='stable'), longest, batch_size, shapes)
   for L, rows in plan:
-    yield _batch(data, rows, L, own), batch_size
+    yield host(data, rows, L, own), batch_size
   if len(rest):
     L = shapes[np.searchsorted(shapes, longest[rest].max())]
     rows = np.concatenate([rest, np.repeat(rest[:1], batch_size - len(rest))])
-    yield _batch(data, rows, L, own), n % batch_size
+    yield host(data, rows, L, own), n % batch_size
 
 
 def _epoch(
@@ -187,6 +203,7 @@ def _epoch(
   seed: int,
   number: tuple[int, ...],
   group: int,
+  run: int,
 ) -> Plan:
   """The batches of some rows, numbered from 0, in a seeded order; number: of epoch and block."""
   of_all, own = (np.random.default_rng((first, *number)) for first in (_ALL, seed))
@@ -199,9 +216,15 @@ def _epoch(
   chosen = own.permutation(of_all.permutation(n)[: n - n % size])
   plan, _ = _group(chosen, longest, size, shapes)
   beside = np.arange(group)[None]
+  runs = [
+    own[i : i + run]
+    for own in (list(found) for _, found in itertools.groupby(plan, lambda batch: batch[0]))
+    for i in range(0, len(own), run)
+  ]
   return [
     (L, (first + groups[:, None] * group + beside).reshape(-1))
-    for L, groups in (plan[i] for i in of_all.permutation(len(plan)))
+    for k in of_all.permutation(len(runs))
+    for L, groups in runs[k]
   ]
 
 
@@ -230,8 +253,19 @@ def _longest(data: Dataset, rows: slice) -> np.ndarray:
   return np.maximum(data.tokens.length[rows], data.teacher.length[rows])
 
 
-def _batch(data: Dataset, rows: np.ndarray, L: int, own=ALL) -> Batch:
-  index, rows = data.index[rows], rows[own]
+def host(data: Dataset, rows: np.ndarray, L: int, own=ALL) -> Batch:
+  """`build` of numpy arrays; own: the places that are built, index has all."""
+  return build(data, rows[..., own], L) | dict(index=data.index[rows])
+
+
+def build(data: Dataset, rows: np.ndarray, L: int) -> Batch:
+  """The batch of these rows, [B] or with axes before it; of numpy arrays, or of jax's as it runs.
+
+  tokens i32[B, L], segments i32[B, L], mask bool[B, L] (real positions), maskable bool[B, L] (real
+  and ordinary), label, index i32[B]; with data.teacher also teacher_tokens, teacher_segments and
+  teacher_mask; what is known, by its keys. Images: tokens f32[B, L, channels] in [0, 1], L pixels
+  all of them real.
+  """
   tokens_BL, segments_BL, mask_BL = _view(data.tokens, rows, L)
   batch = dict(
     tokens=tokens_BL,
@@ -239,7 +273,7 @@ def _batch(data: Dataset, rows: np.ndarray, L: int, own=ALL) -> Batch:
     mask=mask_BL,
     maskable=mask_BL if data.ordinary is None else mask_BL & data.ordinary[tokens_BL],
     label=data.label[rows],
-    index=index,
+    index=data.index[rows],
   )
   if data.teacher is not None:
     names = ('teacher_tokens', 'teacher_segments', 'teacher_mask')
@@ -250,11 +284,12 @@ def _batch(data: Dataset, rows: np.ndarray, L: int, own=ALL) -> Batch:
 def _view(
   tokens: ids.Tokens, rows: np.ndarray, L: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  mask_BL = np.arange(L) < tokens.length[rows, None]
+  places = np.arange(L, dtype=np.int32).reshape(*[1] * rows.ndim, L)
+  mask_BL = places < tokens.length[rows][..., None]
   taken = tokens.tokens[rows, :L]
   if taken.dtype == np.uint8:  # pixels stay small until they are used
-    taken = taken.astype(np.float32) / np.float32(255)
-  return taken, tokens.segments[rows, :L], mask_BL
+    taken = taken.__array_namespace__().take(_UNIT, taken)
+  return taken, tokens.segments[rows, :L].astype(np.int32), mask_BL
 
 
 def _check(data: Dataset) -> int:
