@@ -3,21 +3,19 @@
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import re
 import shutil
-import tempfile
 from typing import NamedTuple
 
 import numpy as np
 
-from kdjax import quote
+from kdjax.data import mapped
 from kdjax.data import table as tables
 
 _log = logging.getLogger('kdjax')
 _CHUNK = 10_000
-_FORMAT = 1  # raise it when the arrays change their meaning: older caches are then not found
+_FORMAT = 2  # raise it when the arrays change their meaning: older caches are then not found
 # Rows of the table that no text reaches: [unused7], <unused7>, madeupword0001.
 _UNUSED = re.compile(r'[\[<]unused[_ -]?\d*[\]>]|madeupword\d+', re.I)
 
@@ -56,8 +54,9 @@ def tokenise(table: tables.Table, tokenizer, max_length: int, cache=None) -> Tok
       return found
     shutil.rmtree(path, ignore_errors=True)  # what is there, if anything, is damaged
   out = _tokenise(table, tokenizer, max_length)
-  if path is not None:
-    _save(path, out)
+  if path is not None and len(out.length):
+    with mapped.writing(path) as writer:
+      writer.add(**out._asdict())
   return out
 
 
@@ -182,56 +181,14 @@ def _definition(tokenizer) -> str:
   return json.dumps({k: v for k, v in parts.items() if k not in ('padding', 'truncation')})
 
 
-def _save(path: pathlib.Path, out: Tokens) -> None:
-  """All arrays or none: written aside, then renamed."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = pathlib.Path(tempfile.mkdtemp(prefix='.tmp-', dir=path.parent))
-  try:
-    sums = {}
-    for name, array in out._asdict().items():
-      np.save(aside / f'{name}.npy', array)
-      sums[name] = _sum(array)
-    (aside / 'sums.json').write_text(json.dumps(sums))
-    os.chmod(aside, 0o755)  # mkdtemp's directories are for one user, caches are often shared
-    try:
-      aside.rename(path)
-    except OSError:
-      # Another process was quicker: the same fingerprint, hence the same arrays.
-      if not path.is_dir():
-        raise
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def _load(path: pathlib.Path, n: int, max_length: int, tokenizer) -> Tokens | None:
   """The arrays under a path; None where there are none or they are not whole."""
-  if not path.is_dir():
+  bounds = dict(tokens=(0, len(tokenizer)), segments=(0, 2), length=(1, max_length + 1))
+  found, _ = mapped.load(path, bounds) or (None, None)
+  if found is None:
     return None
-  try:
-    sums = json.loads((path / 'sums.json').read_text())
-    arrays = {}
-    for name in Tokens._fields:
-      # Mapped: a header that asks for more than the file has is refused before memory is.
-      mapped = np.load(path / f'{name}.npy', 'r', allow_pickle=False)
-      arrays[name] = np.array(mapped)
-      if arrays[name].dtype != np.int32 or _sum(arrays[name]) != sums[name]:
-        raise ValueError(f'{name}.npy is not what was written')
-    out = Tokens(**arrays)
-    if out.tokens.shape != (n, max_length) or out.segments.shape != (n, max_length):
-      raise ValueError(f'shapes {out.tokens.shape} and {out.segments.shape}')
-    if out.length.shape != (n,) or (n and not 0 < out.length.min() <= out.length.max()):
-      raise ValueError('lengths out of range')
-    if n and (out.length.max() > max_length or not _within(out.tokens, len(tokenizer))):
-      raise ValueError('lengths or ids out of range')
-  except Exception as error:  # numpy reads a header as Python: it fails in as many ways
-    _log.warning('Token cache %s is damaged (%s) and made anew.', path, quote.error(error))
+  shapes = {name: array.shape for name, array in found.items()}
+  if shapes != dict(tokens=(n, max_length), segments=(n, max_length), length=(n,)):
+    _log.warning('Token cache %s is damaged (arrays %s) and made anew.', path, shapes)
     return None
-  return out
-
-
-def _within(tokens: np.ndarray, size: int) -> bool:
-  return bool(tokens.min() >= 0 and tokens.max() < size)
-
-
-def _sum(array: np.ndarray) -> str:
-  return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+  return Tokens(**found)

@@ -44,20 +44,28 @@ def _replaced(folder, files, name, data):
     (folder / other).write_bytes(data if other == name else content)
 
 
+def _harmed(files):
+  """(name, bytes) of a file that data.mapped has written, damaged."""
+  meta, keys = json.loads(files['meta.json']), ['arrays', '../tokens', '/etc/passwd']
+
+  def harmed(name):
+    change = damage.edited(files[name])
+    if name == 'meta.json':
+      fields = damage.changed(meta, keys) | damage.changed(meta['arrays'], keys).map(
+        lambda arrays: meta | dict(arrays=arrays)
+      )
+      change |= fields.map(damage.as_json) | damage.ANY.map(damage.as_json)
+    return st.tuples(st.just(name), change)
+
+  return st.sampled_from(sorted(files)).flatmap(harmed)
+
+
 def test_a_damaged_cache_of_tokens_is_made_anew(fuzz, tmp_path, tokenizer, caplog):
   none = np.zeros(len(_TEXTS), np.int32)
   rows = table.Table(_TEXTS, None, none, none)
   want = tokens.tokenise(rows, tokenizer, _L, tmp_path)
   (folder,) = tmp_path.iterdir()
   files = {path.name: path.read_bytes() for path in folder.iterdir()}
-  sums = json.loads(files['sums.json'])
-
-  def harmed(name):
-    if name == 'sums.json':
-      change = damage.changed(sums).map(damage.as_json) | damage.ANY.map(damage.as_json)
-    else:
-      change = _headers() | st.sampled_from([b'PK\x03\x04', b'', b'\x80\x04N.'])
-    return st.tuples(st.just(name), damage.edited(files[name]) | change)
 
   def once(given):
     _replaced(folder, files, *given)
@@ -68,7 +76,7 @@ def test_a_damaged_cache_of_tokens_is_made_anew(fuzz, tmp_path, tokenizer, caplo
       np.testing.assert_array_equal(a, b)
     return 'refused' if 'damaged' in caplog.text else 'read'
 
-  fuzz(st.sampled_from(sorted(files)).flatmap(harmed), once)
+  fuzz(_harmed(files), once)
 
 
 def test_a_damaged_corpus_is_seen_before_it_is_used(fuzz, tmp_path, tokenizer):
@@ -79,17 +87,6 @@ def test_a_damaged_corpus_is_seen_before_it_is_used(fuzz, tmp_path, tokenizer):
   want = corpus.read(c, tokenizer, tmp_path / 'cache', hold_out=True)
   (folder,) = (tmp_path / 'cache').iterdir()
   files = {path.name: path.read_bytes() for path in folder.iterdir()}
-  meta = json.loads(files['meta.json'])
-  keys = ['arrays', '../tokens', '/etc/passwd']
-
-  def harmed(name):
-    change = damage.edited(files[name])
-    if name == 'meta.json':
-      fields = damage.changed(meta, keys) | damage.changed(meta['arrays'], keys).map(
-        lambda arrays: meta | dict(arrays=arrays)
-      )
-      change |= fields.map(damage.as_json)
-    return st.tuples(st.just(name), change)
 
   def once(given):
     _replaced(folder, files, *given)
@@ -102,7 +99,7 @@ def test_a_damaged_corpus_is_seen_before_it_is_used(fuzz, tmp_path, tokenizer):
     assert got[0].held.first == want.held.first
     return 'read'
 
-  fuzz(st.sampled_from(sorted(files)).flatmap(harmed), once)
+  fuzz(_harmed(files), once)
 
 
 def test_damaged_answers_of_a_teacher_are_asked_for_anew(fuzz, tmp_path, monkeypatch, caplog):

@@ -70,7 +70,7 @@ def test_a_pickle_in_a_token_cache_is_not_loaded(tmp_path, marker, caplog):
   tokens.tokenise(rows, toy.tokenizer(), 8, tmp_path / 'cache')
   (place,) = (tmp_path / 'cache').iterdir()
   for write in (np.save, np.savez):
-    with (place / 'tokens.npy').open('wb') as file:
+    with (place / 'tokens.i32').open('wb') as file:
       write(file, np.array([Marker(tmp_path / 'it-ran')], object))
     caplog.clear()
     tokens.tokenise(rows, toy.tokenizer(), 8, tmp_path / 'cache')
