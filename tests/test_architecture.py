@@ -48,7 +48,10 @@ ARROWS = {
   },
   'dry': {'env', 'jobs', 'runs', 'train'},
   'main': {'distributed', 'dry', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop'},
-  'reproduce': {'hosts', 'main', 'report', 'runs'},
+  'grid': {
+    'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'metrics', 'report', 'runs', 'tasks',
+  },
+  'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'main', 'report'},
   '__init__': {'predict'},
 }  # fmt: skip
 

@@ -1,0 +1,158 @@
+"""A grid at toy size: from files on disk to the numbers of a table."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from grid import toy_grid
+
+from kdjax.grid import gather, jobs, scores, tables
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  """(config, workdir, grid.json's tree) of a finished grid."""
+  folder = tmp_path_factory.mktemp('grid')
+  c = toy_grid.config(folder)
+  return c, folder / 'work', toy_grid.run(c, folder / 'work')
+
+
+def test_every_run_has_its_numbers(done):
+  _, _, grid = done
+  assert [row['run'] for row in grid['rows']] == ['teacher', 'finetune', 'kd', 'augpro']
+  for row in grid['rows']:
+    seeds = 1 if row['run'] == 'teacher' else 2
+    assert list(row['scores']) == ['development', 'validation'] and row['chosen'] == 'development'
+    assert all(len(own['accuracy']) == seeds for own in row['scores'].values())
+    assert row['cost']['seconds'] > 0 and row['cost']['latency_ms'] > 0 and row['rows'] == 72
+    assert row['curve']['step'] == [2, 4] and len(row['curve']['accuracy']) == seeds
+  assert set(grid['rows'][-1]['difference']) == {'development', 'validation'}
+  assert grid['rows'][2]['cost']['relative'] == 1
+  assert grid['rows'][2]['difference'] == {} and grid['rows'][0]['agreement'] == {}
+
+
+def test_the_score_of_the_checkpoint_is_that_of_its_training(done):
+  _, workdir, grid = done
+  for row in grid['rows'][1:]:
+    result = json.loads((workdir / row['workdirs'][0] / row['run'] / 'result.json').read_text())
+    told = [own['metrics']['accuracy'] for own in result['seeds'].values()]
+    assert row['scores']['development']['accuracy'] == told
+
+
+def test_nothing_finished_is_done_again(done, monkeypatch):
+  c, workdir, grid = done
+  monkeypatch.setattr('kdjax.jobs.prepare', lambda *a, **k: pytest.fail('prepared again'))
+  assert toy_grid.run(c, workdir) == grid
+
+
+def test_an_independent_script_finds_the_same_numbers(done):
+  _, workdir, grid = done
+  (workdir / 'grid.json').write_text(json.dumps(grid))
+  command = [sys.executable, 'benchmarks/recompute.py', f'--workdir={workdir}']
+  check = lambda: subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: E731
+  found = check()
+  assert found.returncode == 0, found.stderr
+  assert '50 numbers of 4 runs recomputed' in found.stdout
+  wrong = json.loads(json.dumps(grid))
+  wrong['rows'][2]['scores']['validation']['accuracy'][1] += 0.01
+  (workdir / 'grid.json').write_text(json.dumps(wrong))
+  assert 'own kd, validation accuracy' in check().stderr
+
+
+def test_another_grid_of_the_folder_is_not_taken_for_this_one(done):
+  c, workdir, _ = done
+  (job,) = jobs.of(c, workdir, None)
+  assert scores.done(job)
+  assert not scores.done(job._replace(sets=('imdb',)))
+  other = c.copy_and_resolve_references()
+  other.train.rate = 0.1
+  assert not scores.done(jobs.of(other, workdir, None)[0])
+
+
+def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
+  c = toy_grid.config(tmp_path)
+  with c.unlocked():
+    c.grid.of_method.augpro = dict(train=dict(rate=0.01), baselines=dict(augpro=dict(alpha=0.4)))
+    c.grid.of_method.kd = dict(baselines=dict(kd=dict(temperature=2.0)))
+  plain, own = jobs.of(c, tmp_path, None)
+  assert plain.names == ['teacher', 'finetune', 'kd'] and own.names == ['teacher', 'augpro']
+  assert plain.workdir == own.workdir == tmp_path / 'own/train1'
+  assert (plain.c.train.rate, own.c.train.rate) == (3e-4, 0.01)
+  assert own.c.method.alpha == 0.4 and plain.c.method.temperature == 2.0
+  from kdjax import runs
+
+  assert runs.asked(plain.c, 'teacher') == runs.asked(own.c, 'teacher')
+  with c.unlocked():
+    c.grid.of_method.augpro = dict(train=dict(rat=0.01))
+  with pytest.raises(ValueError, match='config.grid.of_method.augpro.*"rat" does not exist'):
+    jobs.of(c, tmp_path, None)
+
+
+def test_tasks_shares_and_seeds_have_folders_of_their_own(tmp_path):
+  from configs import grid, kd
+
+  c = grid.get_config('glue_low')
+  c.grid.tasks, c.grid.methods, c.grid.fractions = 'rte,sst2', 'kd', (0.1, 1.0)
+  where = lambda found: [str(job.workdir.relative_to(tmp_path)) for job in found]  # noqa: E731
+  assert where(jobs.of(c, tmp_path, None)) == [
+    'rte/train0.1', 'rte/train1', 'sst2/train0.1', 'sst2/train1',
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match='--seeds=2 .* config.seeds=3'):
+    jobs.of(c, tmp_path, 2)
+  c.seeds = 1
+  assert where(jobs.of(c, tmp_path, 2))[:3] == [
+    'rte/train0.1/seed0', 'rte/train0.1/seed1', 'rte/train1/seed0',
+  ]  # fmt: skip
+  single = jobs.of(kd.get_config('sst2'), tmp_path, None)  # a method's config: a grid of its task
+  assert where(single) == ['seed0', 'seed1', 'seed2'] and single[1].c.seed == 1
+  assert single[0].names == ['teacher', 'finetune', 'kd']
+
+
+def test_wrong_grids_are_refused_by_the_key(tmp_path):
+  from configs import grid, mlm
+
+  c = grid.get_config('glue')
+  c.grid.methods = 'kd,kdd'
+  with pytest.raises(ValueError, match='config.grid.methods names kdd: none of'):
+    jobs.of(c, tmp_path, None)
+  c.grid.methods, c.grid.ood = 'kd', 'imbd'
+  with pytest.raises(ValueError, match='config.grid.ood names imbd: none of imdb'):
+    jobs.of(c, tmp_path, None)
+  c.grid.tasks = ''
+  with pytest.raises(ValueError, match='config.grid.tasks'):
+    jobs.of(c, tmp_path, None)
+  with pytest.raises(ValueError, match='trains no classifier'):
+    jobs.of(mlm.get_config(), tmp_path, None)
+  with pytest.raises(ValueError, match='quick, glue_low, glue, ood'):
+    grid.get_config('glu')
+
+
+def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):
+  row = lambda seed, value: dict(  # noqa: E731
+    task='t', fraction=1.0, run='kd', seeds=[seed], kind='classes', metrics=['accuracy'],
+    scores=dict(validation=dict(accuracy=[value])), ood={}, agreement={}, asked={}, workdir=f's{seed}',
+    curve=dict(step=[1, 2], accuracy=[[0.1, value]]), cost=dict(seconds=value, steps=2),
+  )  # fmt: skip
+  found = gather._joined([row(0, 0.5), row(1, 0.7)])
+  assert found['seeds'] == [0, 1] and found['workdirs'] == ['s0', 's1']
+  assert found['scores'] == dict(validation=dict(accuracy=[0.5, 0.7]))
+  assert found['curve'] == dict(step=[1, 2], accuracy=[[0.1, 0.5], [0.1, 0.7]])
+  assert found['cost']['seconds'] == pytest.approx(0.6)
+
+
+def test_differences_are_those_of_the_written_predictions(done):
+  _, workdir, grid = done
+  decided = {}
+  for name in ('kd', 'augpro'):
+    with np.load(workdir / 'own/train1' / name / 'predictions/validation.npz') as found:
+      decided[name] = (found['logits'].argmax(-1) == found['label']).mean()
+  got = grid['rows'][-1]['difference']['validation']
+  assert got['mean'] == pytest.approx(decided['augpro'] - decided['kd'])
+  assert got['low'] <= got['mean'] <= got['high']
+  text = '\n'.join(tables.markdown(table) for table in tables.all_of(grid))
+  assert f'{got["mean"]:+.4f} [' in text and 'judged on validation' in text
