@@ -49,7 +49,8 @@ ARROWS = {
   'dry': {'env', 'jobs', 'runs', 'train'},
   'main': {'distributed', 'dry', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop'},
   'grid': {
-    'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'metrics', 'report', 'runs', 'tasks',
+    'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
+    'runs', 'tasks',
   },
   'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'main', 'report'},
   '__init__': {'predict'},

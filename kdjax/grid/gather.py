@@ -10,21 +10,23 @@ import numpy as np
 
 from kdjax import report, tasks
 from kdjax.data import ood
-from kdjax.grid import jobs, scores, stats
+from kdjax.grid import commands, jobs, scores, stats
 
 _BASE, _STUDENT = 'kd', 'finetune'  # what differences are from; the lower end of the gap
 _SEEDED = ('scores', 'ood', 'agreement')
 
 
-def grid(todo: list[jobs.Job], workdir: pathlib.Path, order: list[str], resamples: int) -> dict:
+def grid(
+  todo: list[jobs.Job], workdir: pathlib.Path, order: list[str], resamples: int, command: str = ''
+) -> dict:
   """What the files of finished jobs in workdir say.
 
-  order: methods. resamples: of each bootstrap interval.
+  order: methods. resamples: of each bootstrap interval. command: that was given.
   """
   found: dict[tuple, list[dict]] = {}
   for job in todo:
     for name in job.names:
-      where = str(job.workdir.relative_to(workdir))
+      where = _at(job, workdir)
       row = report.read_json(job.workdir / name / scores.FILE) | dict(workdir=where)
       same = found.setdefault((job.task, job.fraction, name), [])
       if all(other['workdir'] != row['workdir'] for other in same):
@@ -40,8 +42,18 @@ def grid(todo: list[jobs.Job], workdir: pathlib.Path, order: list[str], resample
     own = [row for row in rows if (row['task'], row['fraction']) == column]
     _relate({row['run']: row for row in own}, found, column, workdir, resamples)
   return dict(
-    rows=rows, resamples=resamples, base=_BASE, student=_STUDENT, versions=report.versions()
+    rows=rows,
+    resamples=resamples,
+    base=_BASE,
+    student=_STUDENT,
+    commands=[command, *(commands.of(job) for job in todo)],
+    configs={f'{j.task}, {", ".join(j.names)}: {_at(j, workdir)}': j.c.to_dict() for j in todo},
+    versions=report.versions(),
   )
+
+
+def _at(job: jobs.Job, workdir: pathlib.Path) -> str:
+  return str(job.workdir.relative_to(workdir))
 
 
 def _joined(each: list[dict]) -> dict:

@@ -11,9 +11,10 @@ import pathlib
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, hosts, jobs, metrics, report, runs, tasks
-from kdjax.data import batches, ood
+from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, tasks
+from kdjax.data import batches, ood, sources
 from kdjax.grid import jobs as grid_jobs
+from kdjax.grid import samples
 
 FILE = 'score.json'
 _TIMED = 256  # rows of which the throughput is taken
@@ -47,6 +48,7 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> Non
   models = jobs.trained(plan)
   data = {name: found for name, found in plan.data.items() if name != 'train'}
   data |= env.datasets(plan, {f'ood/{name}': test.table for name, test in tests.items()})
+  data |= env.datasets(plan, _diagnostics(plan))
   sizes = plan.c.eval.batch_size, plan.c.data.buckets, plan.mesh
   calls, slow, said, teacher = {}, {}, {}, {}
   few = batches.part(data[plan.spec.evaluation[0]], slice(_TIMED))
@@ -63,7 +65,9 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> Non
     if hosts.first():
       _keep(job.workdir / name / 'predictions', logits, data, tests)
     said[name] = _run(job, plan, name, len(each), tests) | dict(
-      parameters=each[0].parameters, **_numbers(plan, name, logits, teacher, data, tests)
+      parameters=each[0].parameters,
+      samples=samples.of(plan, name, each[0], models['teacher'][0]),
+      **_numbers(plan, name, logits, teacher, data, tests),
     )
     calls[name] = lambda f=forward, p=first: evaluate.logits(f, p, few, *sizes)
     slow[name] = lambda f=forward, p=first: evaluate.logits(f, p, one, plan.mesh.rows, *sizes[1:])
@@ -75,6 +79,17 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> Non
     # A teacher that another job of this workdir has scored keeps its times.
     if hosts.first() and not (name == 'teacher' and _scored(job, name)):
       report.write_json(job.workdir / name / FILE, value)
+
+
+def _diagnostics(plan: env.Plan) -> dict[str, sources.Table]:
+  """GLUE's diagnostics, which the model of MNLI answers, where they are beside its data."""
+  if plan.spec.name != 'mnli':
+    return {}
+  try:
+    return dict(ax=sources.read(plan.c.data, tasks.GLUE['ax']).splits['test'])
+  except ValueError as error:
+    log.logger.info(f'no diagnostics, hence no file for GLUE: {error}')
+    return {}
 
 
 def _keep(folder: pathlib.Path, logits, data, tests: dict[str, ood.Test]) -> None:

@@ -89,7 +89,7 @@ def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
   assert runs.asked(plain.c, 'teacher') == runs.asked(own.c, 'teacher')
   with c.unlocked():
     c.grid.of_method.augpro = dict(train=dict(rat=0.01))
-  with pytest.raises(ValueError, match='config.grid.of_method.augpro.*"rat" does not exist'):
+  with pytest.raises(ValueError, match=r'config.grid.of_method.augpro.*"rat" does not exist'):
     jobs.of(c, tmp_path, None)
 
 
@@ -102,7 +102,7 @@ def test_tasks_shares_and_seeds_have_folders_of_their_own(tmp_path):
   assert where(jobs.of(c, tmp_path, None)) == [
     'rte/train0.1', 'rte/train1', 'sst2/train0.1', 'sst2/train1',
   ]  # fmt: skip
-  with pytest.raises(ValueError, match='--seeds=2 .* config.seeds=3'):
+  with pytest.raises(ValueError, match=r'--seeds=2 .* config.seeds=3'):
     jobs.of(c, tmp_path, 2)
   c.seeds = 1
   assert where(jobs.of(c, tmp_path, 2))[:3] == [
@@ -118,13 +118,13 @@ def test_wrong_grids_are_refused_by_the_key(tmp_path):
 
   c = grid.get_config('glue')
   c.grid.methods = 'kd,kdd'
-  with pytest.raises(ValueError, match='config.grid.methods names kdd: none of'):
+  with pytest.raises(ValueError, match=r'config.grid.methods names kdd: none of'):
     jobs.of(c, tmp_path, None)
   c.grid.methods, c.grid.ood = 'kd', 'imbd'
-  with pytest.raises(ValueError, match='config.grid.ood names imbd: none of imdb'):
+  with pytest.raises(ValueError, match=r'config.grid.ood names imbd: none of imdb'):
     jobs.of(c, tmp_path, None)
   c.grid.tasks = ''
-  with pytest.raises(ValueError, match='config.grid.tasks'):
+  with pytest.raises(ValueError, match=r'config.grid.tasks'):
     jobs.of(c, tmp_path, None)
   with pytest.raises(ValueError, match='trains no classifier'):
     jobs.of(mlm.get_config(), tmp_path, None)
@@ -135,7 +135,8 @@ def test_wrong_grids_are_refused_by_the_key(tmp_path):
 def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):
   row = lambda seed, value: dict(  # noqa: E731
     task='t', fraction=1.0, run='kd', seeds=[seed], kind='classes', metrics=['accuracy'],
-    scores=dict(validation=dict(accuracy=[value])), ood={}, agreement={}, asked={}, workdir=f's{seed}',
+    scores=dict(validation=dict(accuracy=[value])), ood={}, agreement={}, asked={},
+    workdir=f's{seed}',
     curve=dict(step=[1, 2], accuracy=[[0.1, value]]), cost=dict(seconds=value, steps=2),
   )  # fmt: skip
   found = gather._joined([row(0, 0.5), row(1, 0.7)])
