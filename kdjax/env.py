@@ -311,6 +311,8 @@ def quiet(noisy: net.Net) -> net.Net:
 
 def datasets(plan: Plan, tables: Mapping[str, sources.Table]) -> dict[str, batches.Dataset]:
   """More text, as the models of a plan read it; token ids are kept as those of its own splits."""
+  if not tables:
+    return {}
   text = plan.text._replace(splits=tables)
   return _tokenise(plan.c, text, plan.student, plan.teacher, plan.env.mismatch, plan.workdir)
 

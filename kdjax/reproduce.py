@@ -9,6 +9,8 @@ stopped or killed goes on: runs are those of kdjax.main, and what is finished is
 
 import contextlib
 import pathlib
+import shlex
+import sys
 
 from absl import flags
 
@@ -52,18 +54,38 @@ def _test(c, name: str, job):
 
 
 def _report(c, todo, workdir: pathlib.Path) -> None:
+  """All that is made of the numbers; nothing is computed but intervals."""
   from kdjax import report
-  from kdjax.grid import gather, jobs, tables
+  from kdjax.grid import gather, glue, jobs, page, tables
 
-  grid = gather.grid(todo, workdir, jobs.methods(c), flags.FLAGS.resamples)
+  command = shlex.join(['python', '-m', 'kdjax.reproduce', *sys.argv[1:]])
+  grid = gather.grid(todo, workdir, jobs.methods(c), flags.FLAGS.resamples, command)
   report.write_json(workdir / 'grid.json', grid)
-  found = tables.all_of(grid)
-  text = '\n\n'.join(tables.markdown(table) for table in found)
-  (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
-  (workdir / 'results.csv').write_text(tables.tidy(grid), encoding='utf8')
-  latex = '\n'.join(tables.latex(table) for table in found)
-  (workdir / 'results.tex').write_text(latex, encoding='utf8')
-  print(f'\n{text}\n\n{workdir}/grid.json, results.md, results.csv, results.tex')
+  found, figures = tables.all_of(grid), _plots(grid, workdir)
+  said = glue.write(grid, workdir)
+  for name, text in {
+    'results.md': '\n\n'.join(tables.markdown(table) for table in found) + '\n',
+    'results.csv': tables.tidy(grid),
+    'results.tex': '\n'.join(tables.latex(table) for table in found),
+    'report.html': page.page(grid, found, figures, said),
+  }.items():
+    (workdir / name).write_text(text, encoding='utf8')
+  print('\n\n'.join(['', *map(tables.markdown, found), *said]))
+  print(f'\n{workdir}/report.html, grid.json, results.md, results.csv, results.tex')
+
+
+def _plots(grid: dict, workdir: pathlib.Path) -> dict:
+  """Figures, saved; none without matplotlib."""
+  from kdjax import log
+  from kdjax.grid import plots
+
+  try:
+    figures = plots.all_of(grid)
+  except ImportError:
+    log.logger.info(f'no plots: {plots.REMEDY}')
+    return {}
+  plots.save(figures, workdir / 'plots')
+  return figures
 
 
 if __name__ == '__main__':

@@ -52,7 +52,7 @@ ARROWS = {
     'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
     'runs', 'tasks',
   },
-  'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'main', 'report'},
+  'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'log', 'main', 'report'},
   '__init__': {'predict'},
 }  # fmt: skip
 

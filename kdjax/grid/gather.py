@@ -6,6 +6,7 @@ A row is one run name of one task and share of the data; lists in it have one nu
 import pathlib
 from collections.abc import Iterable
 
+import jax
 import numpy as np
 
 from kdjax import report, tasks
@@ -49,6 +50,7 @@ def grid(
     commands=[command, *(commands.of(job) for job in todo)],
     configs={f'{j.task}, {", ".join(j.names)}: {_at(j, workdir)}': j.c.to_dict() for j in todo},
     versions=report.versions(),
+    device=f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
   )
 
 

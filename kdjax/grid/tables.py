@@ -92,7 +92,7 @@ def gains(grid: dict) -> Table:
       row = by.get((*place, name))
       split = row and tested(row)
       line.append(difference(row['difference'].get(split)) if row else '')
-      line.append(percent(row['share'].get(split)) if row else '')
+      line.append(closed(row, split) if row else '')
     if any(line[1:]):
       lines.append(line)
   note = (
@@ -111,7 +111,7 @@ def results(rows: list[dict], grid: dict) -> Table:
   lines = []
   for row in rows:
     cells = [report.spread(row['scores'][split][metric]) for split in splits for metric in metrics]
-    more = [difference(row['difference'].get(judge)), percent(row['share'].get(judge))]
+    more = [difference(row['difference'].get(judge)), closed(row, judge)]
     if row['run'] == 'teacher':
       more = ['', '']
     lines.append([row['run'], report.count(row['parameters']), *cells, *more])
@@ -202,9 +202,12 @@ def difference(found: dict | None) -> str:
   return f'{text} [{found["low"]:+.4f}, {found["high"]:+.4f}]{mark}'
 
 
-def percent(share: float | None) -> str:
-  """'83 %'; n/a without a gap."""
-  return 'n/a' if share is None else f'{share:.0%}'.replace('%', ' %')
+def closed(row: dict, split: str) -> str:
+  """The share of the gap, '83 %'; n/a without a gap; '' of its two ends."""
+  if split not in row['share']:
+    return ''
+  share = row['share'][split]
+  return 'n/a' if share is None else f'{100 * share:.0f} %'
 
 
 def markdown(table: Table) -> str:

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from grid import toy_grid
 
 from kdjax.grid import gather, jobs, scores, tables
+from tests.grid import toy_grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def test_an_independent_script_finds_the_same_numbers(done):
   check = lambda: subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: E731
   found = check()
   assert found.returncode == 0, found.stderr
-  assert '50 numbers of 4 runs recomputed' in found.stdout
+  assert '52 numbers of 4 runs recomputed' in found.stdout
   wrong = json.loads(json.dumps(grid))
   wrong['rows'][2]['scores']['validation']['accuracy'][1] += 0.01
   (workdir / 'grid.json').write_text(json.dumps(wrong))
