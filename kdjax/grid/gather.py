@@ -61,7 +61,7 @@ def _at(job: jobs.Job, workdir: pathlib.Path) -> str:
 def _joined(each: list[dict]) -> dict:
   """One row of several workdirs: what a seed has of its own, side by side."""
   out = dict(each[0], workdirs=[row['workdir'] for row in each])
-  del out['workdir'], out['asked']
+  del out['workdir']
   out['seeds'] = [seed for row in each for seed in row['seeds']]
   for part in _SEEDED:
     out[part] = {

@@ -14,7 +14,8 @@ class Job(NamedTuple):
 
   c: its whole config; c.name and c.compare are its methods. workdir: several jobs share it where
   only their config.train differs, and then one teacher does for all. sets: from elsewhere, on which
-  its models are tested too, at most so many rows of each (0: all).
+  its models are tested too, at most so many rows of each (0: all). search: scored on
+  the split that chooses its checkpoints, and on no other.
   """
 
   task: str
@@ -23,6 +24,7 @@ class Job(NamedTuple):
   workdir: pathlib.Path
   sets: tuple[str, ...] = ()
   rows: int = 0
+  search: bool = False
 
   @property
   def names(self) -> list[str]:
@@ -57,6 +59,7 @@ def of(c, workdir: pathlib.Path, teachers: int | None) -> list[Job]:
         job = Job(task, fraction, one.lock(), folder)
         if 'grid' in c:
           job = job._replace(sets=tuple(ood.names(c.grid.ood, task)), rows=c.grid.ood_rows)
+          job = job._replace(search=c.grid.search)
         out.append(job)
   return out
 

@@ -40,15 +40,13 @@ def _scored(job: grid_jobs.Job, name: str) -> bool:
 
 
 def _asked(job: grid_jobs.Job) -> dict:
-  return dict(sets=list(job.sets), rows=job.rows)
+  return dict(sets=list(job.sets), rows=job.rows, search=job.search)
 
 
 def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> None:
   """Score every model of a job; of several hosts all compute, and the first writes."""
   models = jobs.trained(plan)
-  data = {name: found for name, found in plan.data.items() if name != 'train'}
-  data |= env.datasets(plan, {f'ood/{name}': test.table for name, test in tests.items()})
-  data |= env.datasets(plan, _diagnostics(plan))
+  data = _data(job, plan, tests)
   sizes = plan.c.eval.batch_size, plan.c.data.buckets, plan.mesh
   calls, slow, said, teacher = {}, {}, {}, {}
   few = batches.part(data[plan.spec.evaluation[0]], slice(_TIMED))
@@ -79,6 +77,15 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> Non
     # A teacher that another job of this workdir has scored keeps its times.
     if hosts.first() and not (name == 'teacher' and _scored(job, name)):
       report.write_json(job.workdir / name / FILE, value)
+
+
+def _data(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> dict:
+  """All that is answered: splits but train, sets from elsewhere, GLUE's diagnostics."""
+  if job.search:
+    return {split: plan.data[split] for split in plan.spec.evaluation[:1]}
+  found = {name: own for name, own in plan.data.items() if name != 'train'}
+  found |= env.datasets(plan, {f'ood/{name}': test.table for name, test in tests.items()})
+  return found | env.datasets(plan, _diagnostics(plan))
 
 
 def _diagnostics(plan: env.Plan) -> dict[str, sources.Table]:

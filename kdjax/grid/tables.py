@@ -27,7 +27,8 @@ class Table(NamedTuple):
 
 def all_of(grid: dict) -> list[Table]:
   """Every table there is: the overview first."""
-  out = [overview(grid), gains(grid)]
+  out = [searched(grid)] if _search(grid) else []
+  out += [overview(grid), gains(grid)]
   for task, fraction in columns(grid):
     rows = of(grid, task, fraction)
     out.append(results(rows, grid))
@@ -75,6 +76,32 @@ def overview(grid: dict) -> Table:
   if len(places) > 1:
     head.append('mean')
   return Table('All methods', head, lines, _judged(grid) + NOTE)
+
+
+def searched(grid: dict) -> Table:
+  """Of every method of a search, the trial that is best on the split that chooses."""
+  families: dict[tuple, list[dict]] = {}
+  for row in grid['rows']:
+    if row['run'] != 'teacher':
+      key = row['task'], row['fraction'], row['run'].rpartition('_')[0]
+      families.setdefault(key, []).append(row)
+  lines = []
+  for (*_, name), rows in families.items():
+    score = lambda row: row['scores'][row['chosen']][row['metrics'][0]]  # noqa: E731
+    best = max(rows, key=lambda row, score=score: np.mean(score(row)))
+    told = [row['fields'] | dict(rate_of_training=row['rate']) for row in rows]
+    differ = [k for k in told[0] if any(own[k] != told[0][k] for own in told)]
+    won = best['fields'] | dict(rate_of_training=best['rate'])
+    said = ', '.join(f'{k} {won[k]:g}' for k in differ)
+    line = [_setting(best), name, str(len(rows)), best['run'], report.spread(score(best)), said]
+    lines.append(line)
+  head = ['setting', 'method', 'trials', 'best', 'score', 'with']
+  note = 'By the mean over seeds on the part of train that chooses; no other split was read.'
+  return Table('Search', head, lines, note)
+
+
+def _search(grid: dict) -> bool:
+  return any(row['asked']['search'] for row in grid['rows'])
 
 
 def gains(grid: dict) -> Table:

@@ -93,6 +93,37 @@ def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
     jobs.of(c, tmp_path, None)
 
 
+def test_a_search_gives_each_method_as_many_trials(tmp_path):
+  from configs import grid
+
+  c = grid.get_config('search')
+  c.grid.tasks = 'rte'
+  todo = jobs.of(c, tmp_path, None)
+  names = [name for job in todo for name in job.names if name != 'teacher']
+  families = [name.rpartition('_')[0] for name in names]
+  assert {families.count(name) for name in families} == {4}
+  assert set(families) == set(grid.get_config('glue_low').grid.methods.split(','))
+  rates = {job.c.train.rate for job in todo}
+  assert len(todo) == len(rates) == 4 and all(job.search for job in todo)
+  for name in set(families):  # the fields that are tried are there, and each trial is another
+    pairs = [(j.c, n) for j in todo for n in j.names if n.rpartition('_')[0] == name]
+    tried = {json.dumps([c.train.rate, c.baselines[n].to_dict()]) for c, n in pairs}
+    shipped = set(grid.get_config('glue').baselines[name])
+    assert len(tried) == 4 and all(set(c.baselines[n]) == shipped for c, n in pairs)
+
+
+def test_the_table_of_a_search_names_the_best_trial_and_what_it_was():
+  row = lambda run, rate, value, alpha: dict(  # noqa: E731
+    task='t', fraction=1.0, run=run, rate=rate, chosen='development', metrics=['accuracy'],
+    scores=dict(development=dict(accuracy=value)), fields=dict(name='x', alpha=alpha, also={}),
+  )  # fmt: skip
+  rows = [row('a_0', 1e-4, [0.5, 0.6], 1.0), row('a_1', 3e-4, [0.7, 0.6], 2.0)]
+  rows += [row('b_c_0', 1e-4, [0.9, 0.6], 1.0), row('b_c_1', 1e-4, [0.7, 0.6], 2.0)]
+  lines = tables.searched(dict(rows=[row('teacher', 0, [1.0], 0.0), *rows])).lines
+  assert [line[1:4] for line in lines] == [['a', '2', 'a_1'], ['b_c', '2', 'b_c_0']]
+  assert [line[5] for line in lines] == ['alpha 2, rate_of_training 0.0003', 'alpha 1']
+
+
 def test_tasks_shares_and_seeds_have_folders_of_their_own(tmp_path):
   from configs import grid, kd
 
