@@ -113,6 +113,9 @@ def size(grid: dict, task: str):
     at, mean = [100 * row['fraction'] for row in own], [np.mean(v) for v in values]
     axis.errorbar(at, mean, spread, marker='.', capsize=2, label=name, **style)
   axis.set_xscale('log')
+  shares = sorted({100 * row['fraction'] for row in rows})
+  axis.set_xticks(shares, [f'{share:g}' for share in shares], minor=False)
+  axis.set_xticks([], minor=True)
   axis.set(xlabel='% of the training rows', ylabel=f'{split} {metric}', title=task)
   return _finish(figure, axis)
 

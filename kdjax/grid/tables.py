@@ -295,7 +295,7 @@ def _tex(text: str) -> str:
 
 
 def _setting(row: dict) -> str:
-  return row['task'] if row['fraction'] == 1 else f'{row["task"]} {row["fraction"]:.0%}'
+  return row['task'] if row['fraction'] == 1 else f'{row["task"]} {100 * row["fraction"]:g} %'
 
 
 def _merged(row: dict) -> str:

@@ -30,7 +30,7 @@ def test_a_difference_says_whether_zero_is_inside():
 
 def test_the_overview_has_each_method_and_the_mean_over_settings(grid):
   table = tables.overview(grid)
-  assert table.head == ['', 'rte accuracy', 'mnli 10% accuracy', 'mnli accuracy', 'mean']
+  assert table.head == ['', 'rte accuracy', 'mnli 10 % accuracy', 'mnli accuracy', 'mean']
   assert [line[0] for line in table.lines] == ['teacher', 'finetune', 'kd', 'aug_pro']
   values = [float(cell.split(' ')[0]) for cell in table.lines[2][1:]]
   assert values[3] == pytest.approx(sum(values[:3]) / 3, abs=1e-4)
