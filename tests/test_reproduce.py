@@ -75,7 +75,7 @@ def test_a_grid_that_was_killed_goes_on_and_ends_the_same(tmp_path, rng):
   out = _ends(_start(config, work, tmp_path))
   for name in ('report.html', 'results.md', 'results.csv', 'results.tex', 'plots/gap.svg'):
     assert (work / name).stat().st_size > 100, name
-  assert 'augpro' in out and str(work / 'report.html') in out
+  assert 'token_replace' in out and str(work / 'report.html') in out
   assert _numbers(work) == _numbers(whole)
 
 

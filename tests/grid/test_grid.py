@@ -24,7 +24,7 @@ def done(tmp_path_factory):
 
 def test_every_run_has_its_numbers(done):
   _, _, grid = done
-  assert [row['run'] for row in grid['rows']] == ['teacher', 'finetune', 'kd', 'augpro']
+  assert [row['run'] for row in grid['rows']] == ['teacher', 'finetune', 'kd', 'token_replace']
   for row in grid['rows']:
     seeds = 1 if row['run'] == 'teacher' else 2
     assert list(row['scores']) == ['development', 'validation'] and row['chosen'] == 'development'
@@ -33,6 +33,9 @@ def test_every_run_has_its_numbers(done):
     assert row['curve']['step'] == [2, 4] and len(row['curve']['accuracy']) == seeds
   assert set(grid['rows'][-1]['difference']) == {'development', 'validation'}
   assert grid['rows'][2]['cost']['relative'] == 1
+  samples = grid['rows'][-1]['samples']
+  assert len(samples) == 8 and any(row[0] != row[3] for row in samples)
+  assert not any(row['samples'] for row in grid['rows'][:3])
   assert grid['rows'][2]['difference'] == {} and grid['rows'][0]['agreement'] == {}
 
 
@@ -77,6 +80,7 @@ def test_another_grid_of_the_folder_is_not_taken_for_this_one(done):
 def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
   c = toy_grid.config(tmp_path)
   with c.unlocked():
+    c.grid.methods = 'finetune,kd,augpro'
     c.grid.of_method.augpro = dict(train=dict(rate=0.01), baselines=dict(augpro=dict(alpha=0.4)))
     c.grid.of_method.kd = dict(baselines=dict(kd=dict(temperature=2.0)))
   plain, own = jobs.of(c, tmp_path, None)
@@ -180,11 +184,11 @@ def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):
 def test_differences_are_those_of_the_written_predictions(done):
   _, workdir, grid = done
   decided = {}
-  for name in ('kd', 'augpro'):
+  for name in ('kd', 'token_replace'):
     with np.load(workdir / 'own/train1' / name / 'predictions/validation.npz') as found:
       decided[name] = (found['logits'].argmax(-1) == found['label']).mean()
   got = grid['rows'][-1]['difference']['validation']
-  assert got['mean'] == pytest.approx(decided['augpro'] - decided['kd'])
+  assert got['mean'] == pytest.approx(decided['token_replace'] - decided['kd'])
   assert got['low'] <= got['mean'] <= got['high']
   text = '\n'.join(tables.markdown(table) for table in tables.all_of(grid))
   assert f'{got["mean"]:+.4f} [' in text and 'judged on validation' in text

@@ -1,4 +1,4 @@
-"""A grid on a toy task on disk: teacher, fine-tuning, KD and AugPro, two seeds, seconds of work."""
+"""A grid on a toy task on disk: teacher, fine-tuning, KD, token replacement; two seeds."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ def config(folder: pathlib.Path, **changes):
   toyed = toy.config('kd', folder, np.random.default_rng(0), **STEPS)
   for part in ('task', 'data', 'teacher', 'student', 'train', 'eval'):
     c[part].update(toyed[part].to_dict())
-  c.grid.tasks = 'own'
+  c.grid.tasks, c.grid.methods = 'own', 'finetune,kd,token_replace'
   c.data.train_size = 0
   c.update_from_flattened_dict(changes)
   return c.lock()
