@@ -78,8 +78,8 @@ def _quick(c) -> None:
   c.grid.methods = 'finetune,kd,augpro'
   c.seeds = 2
   c.data.update(max_length=16, train_size=640)
-  c.teacher.steps = 40
-  c.train.update(steps=40, eval_every=20, tensorboard=False)
+  c.teacher.steps = 32
+  c.train.update(steps=24, eval_every=12, tensorboard=False)
 
 
 def _glue_low(c) -> None:

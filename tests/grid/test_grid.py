@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from kdjax import env
 from kdjax.grid import gather, jobs, scores, tables
+from tests import toy
 from tests.grid import toy_grid
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -95,6 +97,23 @@ def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
     c.grid.of_method.augpro = dict(train=dict(rat=0.01))
   with pytest.raises(ValueError, match=r'config.grid.of_method.augpro.*"rat" does not exist'):
     jobs.of(c, tmp_path, None)
+
+
+def test_the_part_that_chooses_is_the_same_for_every_share_of_the_rest(tmp_path):
+  c = toy.config('kd', tmp_path, np.random.default_rng(0), **{'data.development': 0.25})
+  read = lambda **data: (c.data.update(data), env.read(c)[1:])[1]  # noqa: E731
+  (spec, whole), (_, half) = read(), read(train_fraction=0.5)
+  assert spec.evaluation == ('development', 'validation')
+  rows = {name: set(table.index.tolist()) for name, table in whole.splits.items()}
+  assert (len(rows['train']), len(rows['development'])) == (72, 24)
+  assert rows['train'] | rows['development'] == set(range(96))
+  assert half.splits['development'].index.tolist() == whole.splits['development'].index.tolist()
+  assert len(half.splits['train'].index) == 36
+  assert set(half.splits['train'].index.tolist()) < rows['train']
+  assert len(read(development=10.0)[1].splits['development'].index) == 10
+  for wrong in (96.0, 0.001, -1.0):
+    with pytest.raises(ValueError, match=r'config.data.development=.* of 96 .* on one side'):
+      read(development=wrong)
 
 
 def test_a_search_gives_each_method_as_many_trials(tmp_path):
