@@ -218,6 +218,6 @@ def test_compilation_and_restarts_do_not_count_as_training(tmp_path):
   rows = [dict(step=step, examples_per_second=rate) for step, rate in ((10, 1), (20, 32), (24, 16))]
   rows.insert(2, {'step': 20, 'validation/accuracy': 0.5})
   (tmp_path / 'log.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-  # 32 rows a step: 10 steps of 32 s count as 2 s each, the median; then 10 of 1 s, 4 of 2 s; of two seeds.
+  # 10 steps of 32 s count as 2 s each, the median; then 10 of 1 s and 4 of 2 s; of two seeds.
   found = scores._training(tmp_path, types.SimpleNamespace(batch_size=32), 2)
   assert found == dict(steps=24, seconds=pytest.approx((10 * 2 + 10 * 1 + 4 * 2) / 2))
