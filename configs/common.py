@@ -42,7 +42,7 @@ def config(task: str, method: str) -> ConfigDict:
 
 def _names() -> list[str]:
   here = pathlib.Path(__file__).parent
-  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'common'))
+  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'common', 'grid'))
 
 
 def _methods(name: str) -> dict:
@@ -103,6 +103,8 @@ def _data() -> ConfigDict:
   c.pair = ''  # files: column of the second sentence
   c.label = 'label'  # files: column of the label
   c.validation_fraction = 0.1  # of train, where there is no validation split
+  c.development = 0.0  # share of train (from 1 on, rows) that chooses the checkpoint, where > 0;
+  # the task's validation split is then only scored, and train_fraction is of what is left
   c.max_length = 0  # tokens, longer texts are cut; 0: 32 for docs, else 128
   c.buckets = (16, 32, 64, 128)  # batch lengths up to max_length, one program each
   c.unlabelled = ''  # for mlm, mlm_kd: a file, folder, pattern (txt, jsonl, parquet, csv, tsv; .gz)

@@ -125,12 +125,34 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
     spec = tasks.with_labels(spec, text.labels)
   if spec.images:
     spec = dataclasses.replace(spec, shape=next(iter(text.splits.values())).first.shape[1:])
+  if c.data.development:
+    spec, text = _develop(c.data, spec, text)
   if 'train' in text.splits:
     few = sources.subset(
       text.splits['train'], c.data.train_fraction, c.data.train_size, c.data.seed, spec.kind
     )
     text = text._replace(splits=text.splits | {'train': few})
   return c, spec, text
+
+
+def _develop(c, spec: tasks.Spec, text: sources.Text) -> tuple[tasks.Spec, sources.Text]:
+  """A part of train becomes the split that chooses the checkpoint; the task's own are scored."""
+  if 'train' not in text.splits:
+    raise ValueError(f'config.data.development={c.development}, and no train split: set it to 0')
+  train = text.splits['train']
+  size = len(train.first)
+  rows = round(c.development if c.development >= 1 else c.development * size)
+  if not 0 < rows < size:
+    raise ValueError(
+      f'config.data.development={c.development} of {size} training rows leaves nothing on one '
+      'side: it is a share of them, or a number from 1 on'
+    )
+  rest, held = sources.hold_out(train, rows / size, c.seed, spec.kind)
+  splits = dict(train=rest, development=held)
+  splits |= {name: table for name, table in text.splits.items() if name != 'train'}
+  origin = f'{text.origin} Development: {len(held.first)} rows held out of train.'
+  spec = dataclasses.replace(spec, evaluation=('development', *spec.evaluation))
+  return spec, text._replace(splits=splits, origin=origin)
 
 
 def prepare(
@@ -287,6 +309,14 @@ def quiet(noisy: net.Net) -> net.Net:
     noisy,
     encode=lambda params, e, mask, segments, key=None: noisy.encode(params, e, mask, segments),
   )
+
+
+def datasets(plan: Plan, tables: Mapping[str, sources.Table]) -> dict[str, batches.Dataset]:
+  """More text, as the models of a plan read it; token ids are kept as those of its own splits."""
+  if not tables:
+    return {}
+  text = plan.text._replace(splits=tables)
+  return _tokenise(plan.c, text, plan.student, plan.teacher, plan.env.mismatch, plan.workdir)
 
 
 def _tokenise(c, text, student: roles.Model, teacher: roles.Model, mismatch: str, workdir) -> dict:

@@ -92,13 +92,27 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
 
 def run(plan: env.Plan) -> dict[str, dict]:
   """Fine-tune teacher and generator, distil by every method, print and write the table."""
+  models = trained(plan)
+  if runs.masked(plan.c):
+    return _guessed(plan, models)
+  rows = _rows(plan, models)
+  if hosts.first():
+    report.table(rows, plan.spec, plan.workdir)
+  return rows
+
+
+def trained(plan: env.Plan) -> dict[str, list[roles.Model]]:
+  """By name, the models of every run, one a seed; what is finished already is read.
+
+  Where a masked language model is trained alone, it is all there is; else a generator is not in it.
+  """
   c = plan.c
   if hosts.first():
     report.record(c, plan.workdir)
   teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
   generator = _ready(plan, 'generator', {})
   if runs.alone(c):
-    return _guessed(plan, {'generator': [generator]})
+    return {'generator': [generator]}
   models, kind = {'teacher': [teacher]}, 'mlm' if runs.masked(c) else 'classify'
   starts = [roles.student(own, plan.spec, teacher, kind) for own in seeds.configs(c).values()]
   for name in runs.names(c):
@@ -106,12 +120,7 @@ def run(plan: env.Plan) -> dict[str, dict]:
     if runs.uses_generator(c, name):
       others['generator'] = generator
     models[name] = _run(plan, name, starts, others)
-  if runs.masked(c):
-    return _guessed(plan, models)
-  rows = _rows(plan, models)
-  if hosts.first():
-    report.table(rows, plan.spec, plan.workdir)
-  return rows
+  return models
 
 
 def _guessed(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
@@ -126,7 +135,7 @@ def _ready(plan, name: str, others: dict[str, roles.Model]) -> roles.Model | Non
     return _run(plan, name, [model], others)[0]
   if model:
     # A wrong one, or a teacher with classes in another order, would fail in silence.
-    cut, params = _cut(plan, name, model)
+    cut, params = placed(plan, name, model)
     _say(name, _scorer(plan, name, cut, plan.mesh)(params, plan.data[plan.spec.evaluation[0]]))
   return model
 
@@ -219,7 +228,7 @@ def _mesh(plan, name: str) -> sharding.Mesh:
 
 def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):
   """(net of what is trained, all parameters by role, method) of a run."""
-  cut, params = _cut(plan, name, model)
+  cut, params = placed(plan, name, model)
   world = env.make(plan.c, plan.spec, model, **others, mismatch=plan.env.mismatch)
   world = world._replace(student=dataclasses.replace(world.student, view=cut.view))
   params = {'student': params} | {role: net.split(m.module)[1] for role, m in others.items()}
@@ -236,7 +245,7 @@ def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model]):
   if not (wanted and method.asks and 'teacher' in others):
     return data
   log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
-  cut, params = _cut(plan, 'teacher', others['teacher'])
+  cut, params = placed(plan, 'teacher', others['teacher'])
   sizes = c.eval.batch_size, c.data.buckets, plan.mesh
   found = answers.known(cut, params, data, method.asks, env.cache(c, plan.workdir), *sizes)
   return data._replace(known=found)
@@ -275,7 +284,7 @@ def _learned(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
       path = plan.workdir / name / 'result.json'
       out[name] = hosts.agree(lambda path=path: report.read_json(path))
       continue
-    cut, params = _cut(plan, name, model)
+    cut, params = placed(plan, name, model)
     found = _scorer(plan, name, cut, plan.mesh)(params, plan.data[split])
     out[name] = dict(split=split, parameters=model.parameters, metrics=found)
   return out
@@ -288,11 +297,11 @@ def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   splits = [s for s in plan.spec.evaluation if s in plan.data and env.labelled(plan.data[s])]
   few = batches.part(plan.data[splits[0]], slice(512))
   for name, each in models.items():
-    cut, first = _cut(plan, name, each[0])
+    cut, first = placed(plan, name, each[0])
     forward, score = evaluate.forward(cut, plan.mesh), _scorer(plan, name, cut, plan.mesh)
     scores = {}
     for seed, model in enumerate(each, plan.c.seed):
-      params = _cut(plan, name, model)[1]
+      params = placed(plan, name, model)[1]
       scores[seed] = {split: score(params, plan.data[split]) for split in splits}
     rows[name] = dict(parameters=each[0].parameters) | seeds.summary(scores)
     calls[name] = lambda f=forward, p=first: evaluate.logits(f, p, few, sizes, buckets, plan.mesh)
@@ -301,8 +310,8 @@ def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   return rows
 
 
-def _cut(plan, name: str, model: roles.Model):
-  """(net, parameters); the teacher reads its own token ids where they are others."""
+def placed(plan, name: str, model: roles.Model):
+  """(net, parameters as they lie); the teacher reads its own token ids where they are others."""
   cut, params = net.split(model.module)
   view = plan.env.teacher.view if name == 'teacher' else ''
   role = name if name in sharding.ROLES else 'student'
@@ -345,10 +354,10 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
       c.data.unlabelled, c.data.neighbours = '', 1
     plan = env.prepare(c, workdir, {'generator': first}, ('generator',), True)
     spec, text = plan.spec, plan.text
-    scorer = _scorer(plan, 'generator', _cut(plan, 'generator', plan.generator)[0], plan.mesh)
+    scorer = _scorer(plan, 'generator', placed(plan, 'generator', plan.generator)[0], plan.mesh)
 
     def scores(where: pathlib.Path, splits: list[str]) -> dict[str, dict[str, float]]:
-      params = _cut(plan, 'generator', roles.load(c, spec, where, 'mlm'))[1]
+      params = placed(plan, 'generator', roles.load(c, spec, where, 'mlm'))[1]
       return {split: scorer(params, plan.data[split]) for split in splits}
   else:
     c, spec, text = env.read(c)

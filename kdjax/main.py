@@ -55,6 +55,8 @@ def _main(argv) -> None:
   from kdjax import dry, hosts, jobs  # after the flags: jax is not loaded for --help
 
   c, workdir, mode = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.mode
+  if 'grid' in c:
+    sys.exit('error: a grid is many runs: python -m kdjax.reproduce takes it, with the same flags')
   if mode == 'train':
     train(c, workdir)
   elif mode == 'dry_run':
@@ -67,8 +69,11 @@ def _main(argv) -> None:
       {'eval': jobs.evaluation, 'predict': jobs.prediction, 'export': jobs.export}[mode](c, workdir)
 
 
-def train(c, workdir: pathlib.Path) -> tuple:
-  """All runs of a config, alone in their workdir: (plan, rows of the table)."""
+def train(c, workdir: pathlib.Path, do=None) -> tuple:
+  """All runs of a config, alone in their workdir: (plan, rows of the table).
+
+  do: plan -> what is returned in the place of the rows; None: jobs.run.
+  """
   from kdjax import hosts, jobs, lock
 
   with contextlib.ExitStack() as held:
@@ -79,7 +84,7 @@ def train(c, workdir: pathlib.Path) -> tuple:
       if not hosts.first():
         lock.check_shared(workdir, holder)
       plan = jobs.prepare(c, workdir, fork=flags.FLAGS.fork)
-    return plan, jobs.run(plan)
+    return plan, (do or jobs.run)(plan)
 
 
 @contextlib.contextmanager

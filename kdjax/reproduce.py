@@ -1,71 +1,96 @@
-"""Several seeds of one config, and a table of means and spreads.
+"""A grid of tasks, methods and seeds: what is missing is trained, and all becomes one report.
 
+python -m kdjax.reproduce --config=configs/grid.py:glue_low --workdir=DIR
 python -m kdjax.reproduce --config=configs/augpro.py:sst2 --seeds=3 --workdir=DIR
+
+The second is a grid of one task: a method and what its config compares it with. A grid that was
+stopped or killed goes on: runs are those of kdjax.main, and what is finished is read.
 """
 
+import contextlib
 import pathlib
+import shlex
+import sys
 
-import numpy as np
 from absl import flags
 
 from kdjax import main
 
-Rows = dict[str, dict]
 
-
-def _seeds(argv) -> None:
+def _run(argv) -> None:
   del argv
-  from kdjax import hosts, report, runs
+  from kdjax import hosts, lock
+  from kdjax.grid import jobs, scores
 
-  workdir, results = pathlib.Path(flags.FLAGS.workdir), []
-  with main.one_line_errors():
-    if flags.FLAGS.config.seeds != 1:
-      raise ValueError(
-        f'config.seeds={flags.FLAGS.config.seeds}: here --seeds counts, and each has its own '
-        'teacher; for students of one teacher, python -m kdjax.main --config.seeds=...'
-      )
-    if runs.masked(flags.FLAGS.config):
-      own = flags.FLAGS.config.method.name
-      raise ValueError(f'{own} trains no classifier: its table is of guesses, and of one seed')
-  for seed in range(flags.FLAGS.seeds):
-    c = flags.FLAGS.config.copy_and_resolve_references()
-    c.seed = seed
-    plan, rows = main.train(c, workdir / f'seed{seed}')
-    results.append(rows)
-  text = summary(results, plan.spec.metrics)
-  if not hosts.first():
-    return
-  report.write_json(workdir / 'results.json', results)
-  (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
-  print(f'\n{text}\n\n{workdir}/results.md, results.json')
+  c, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
+  with contextlib.ExitStack() as held:
+    with main.one_line_errors():
+      todo = jobs.of(c, workdir, flags.FLAGS.seeds)
+      if hosts.first():
+        held.enter_context(lock.of(workdir))
+      missing = [job for job in todo if not hosts.agree(lambda job=job: scores.done(job))]
+      tests = {name: _test(c, name, job) for job in missing for name in job.sets}
+      for job in missing:
+        _check(job)
+    for job in missing:
+      own = {name: tests[name] for name in job.sets}
+      main.train(job.c, job.workdir, lambda plan, job=job, own=own: scores.write(job, plan, own))
+    if hosts.first():
+      with main.one_line_errors():
+        _report(c, todo, workdir)
 
 
-def summary(results: list[Rows], metrics: tuple[str, ...]) -> str:
-  """A markdown table: mean and standard deviation over seeds, and the difference from KD.
+def _check(job) -> None:
+  """All that can be wrong with a job, before any is trained."""
+  from kdjax import jobs
 
-  The difference is paired by seed: both runs of a seed share teacher, start and data order.
-  """
+  jobs.prepare(job.c, job.workdir, fork=flags.FLAGS.fork)
+
+
+def _test(c, name: str, job):
+  from kdjax.data import ood
+
+  return ood.read(name, c.grid.ood_dir, job.rows)
+
+
+def _report(c, todo, workdir: pathlib.Path) -> None:
+  """All that is made of the numbers; nothing is computed but intervals."""
   from kdjax import report
+  from kdjax.grid import gather, glue, jobs, page, tables
 
-  first = results[0]
-  splits = [k for k in first['teacher'] if k not in ('parameters', 'examples_per_second')]
-  head = ['', 'parameters', *(f'{s} {m}' for s in splits for m in metrics), 'x teacher']
-  paired = 'kd' in first and len(results) > 1
-  head += [f'{splits[0]} {metrics[0]} - kd'] * paired
-  lines = []
-  for name, row in first.items():
-    cells = [report.spread([r[name][s][m] for r in results]) for s in splits for m in metrics]
-    speed = [r[name]['examples_per_second'] / r['teacher']['examples_per_second'] for r in results]
-    line = [name, report.count(row['parameters']), *cells, f'{np.median(speed):.1f}']
-    if paired:
-      gap = [r[name][splits[0]][metrics[0]] - r['kd'][splits[0]][metrics[0]] for r in results]
-      line.append('' if name == 'kd' else report.spread(gap, '+'))
-    lines.append(line)
-  n = len(results)
-  said = f'mean ± standard deviation over {n} seeds' if n > 1 else 'one seed'
-  return f'{report.markdown(head, lines)}\n\n{said}'
+  command = shlex.join(['python', '-m', 'kdjax.reproduce', *sys.argv[1:]])
+  grid = gather.grid(todo, workdir, jobs.methods(c), flags.FLAGS.resamples, command)
+  report.write_json(workdir / 'grid.json', grid)
+  found, figures = tables.all_of(grid), _plots(grid, workdir)
+  said = glue.write(grid, workdir)
+  for name, text in {
+    'results.md': '\n\n'.join(tables.markdown(table) for table in found) + '\n',
+    'results.csv': tables.tidy(grid),
+    'results.tex': '\n'.join(tables.latex(table) for table in found),
+    'report.html': page.page(grid, found, figures, said),
+  }.items():
+    (workdir / name).write_text(text, encoding='utf8')
+  print('\n\n'.join(['', *map(tables.markdown, found), *said]))
+  print(f'\n{workdir}/report.html, grid.json, results.md, results.csv, results.tex')
+
+
+def _plots(grid: dict, workdir: pathlib.Path) -> dict:
+  """Figures, saved; none without matplotlib."""
+  from kdjax import log
+  from kdjax.grid import plots
+
+  try:
+    figures = plots.all_of(grid)
+  except ImportError:
+    log.logger.info(f'no plots: {plots.REMEDY}')
+    return {}
+  plots.save(figures, workdir / 'plots')
+  return figures
 
 
 if __name__ == '__main__':
-  flags.DEFINE_integer('seeds', 3, 'How many: 0, 1, ...', lower_bound=1)
-  main.run(_seeds)
+  flags.DEFINE_integer(
+    'seeds', None, 'Seeds with a teacher each (3); where config.seeds is 1.', lower_bound=1
+  )
+  flags.DEFINE_integer('resamples', 2000, 'Of each bootstrap interval.', lower_bound=0)
+  main.run(_run)

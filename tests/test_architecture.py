@@ -50,7 +50,11 @@ ARROWS = {
   },
   'dry': {'env', 'jobs', 'runs', 'train'},
   'main': {'allocator', 'distributed', 'dry', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop'},
-  'reproduce': {'hosts', 'main', 'report', 'runs'},
+  'grid': {
+    'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
+    'runs', 'tasks',
+  },
+  'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'log', 'main', 'report'},
   '__init__': {'predict'},
 }  # fmt: skip
 

@@ -26,9 +26,9 @@ def method_names() -> list[str]:
 
 
 def config_names() -> list[str]:
-  """Every config that a command can name: the methods', and those that combine two."""
+  """Every config of one method, and those that combine two."""
   here = pathlib.Path(importlib.import_module('configs.common').__file__).parent
-  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'common'))
+  return sorted(f.stem for f in here.glob('*.py') if f.stem not in ('__init__', 'common', 'grid'))
 
 
 def fields(name: str, **changes):

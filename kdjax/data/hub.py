@@ -35,6 +35,21 @@ def huggingface(task: str) -> dict[str, files.Columns]:
   }
 
 
+def split(name: str, configuration: str | None, part: str) -> files.Columns:
+  """Columns of one split of a data set of the HuggingFace hub; classes by their ids.
+
+  Raises:
+    ValueError: it cannot be read from there.
+  """
+  import datasets
+
+  try:
+    found = datasets.load_dataset(name, configuration, split=part)
+  except Exception as error:  # as above
+    raise _unreachable(f'{name}, {part}', 'the HuggingFace hub', error) from error
+  return {column: found[column][:] for column in found.column_names}
+
+
 def tfds(task: str, directory: str) -> dict[str, files.Columns]:
   """Split -> columns of TFDS's glue/<task>; array_record files, no TensorFlow.
 

@@ -15,6 +15,7 @@ from kdjax.data import docs, files, hub, images, labels, table
 Table = table.Table
 Text = table.Text
 subset = table.subset
+hold_out = table.hold_out
 
 _log = logging.getLogger('kdjax')
 

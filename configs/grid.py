@@ -1,0 +1,120 @@
+"""Tasks x methods x seeds: what kdjax.reproduce runs and tabulates.
+
+python -m kdjax.reproduce --config=configs/grid.py[:quick|glue_low|glue|ood|search] --workdir=DIR
+
+quick (the default): embedded text, a minute or two on 2 CPU cores, not for comparison. glue_low: a
+tenth of each train split (AugPro's low-data setting). glue: all of it. ood: tasks with test sets
+from elsewhere. In the last three a part of train chooses checkpoints, and the task's validation
+split is a test that chooses nothing. search: four trials of each method in the setting of glue_low,
+scored on that part of train alone; the winners go into of_task and of_method by hand.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+_LOW = 'cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte'
+_METHODS = (
+  'finetune,kd,augpro,augpro_fgsm,mate_kd,cilda,codir,backward_kd,augpro_codir,augpro_cilda,'
+  'pkd,rail_kd,mixkd,freelb,token_replace,annealing_kd,continuation_kd,comkd'
+)
+_SETS = (
+  'imdb,cad_imdb_original,cad_imdb_revised,hans,scitail,sick,cad_nli_original,'
+  'cad_nli_revised_premise,paws_qqp,paws_wiki'
+)
+
+# What a search tries of a method, with two rates of training; of fine-tuning, four rates.
+_RATES = (1e-4, 3e-4)
+_ALONE = (5e-5, 1e-4, 3e-4, 6e-4)
+_TRIED = dict(
+  kd=dict(temperature=(1.0, 4.0)),
+  augpro=dict(augmented=(0.5, 1.0)),
+  augpro_fgsm=dict(epsilon=(0.1, 0.18)),
+  augpro_codir=dict(augmented=(0.5, 1.0)),
+  augpro_cilda=dict(augmented=(0.5, 1.0)),
+  mate_kd=dict(rho=(0.15, 0.3)),
+  cilda=dict(rho=(0.15, 0.3)),
+  codir=dict(weight=(0.1, 1.0)),
+  backward_kd=dict(cap=(0.5, 1.0)),
+  pkd=dict(weight=(1.0, 10.0)),
+  rail_kd=dict(weight=(1 / 3, 1.0)),
+  mixkd=dict(alpha=(0.4, 1.0)),
+  freelb=dict(radius=(0.1, 0.2)),
+  token_replace=dict(portion=(0.2, 0.4)),
+  annealing_kd=dict(t_max=(7, 14)),
+  continuation_kd=dict(margin=(0.1, 1.0)),
+  comkd=dict(t_max=(10, 20)),
+)
+
+
+def get_config(name: str = ''):
+  """The fields of all runs, and config.grid."""
+  name = name or 'quick'
+  settings = dict(quick=_quick, glue_low=_glue_low, glue=_glue, ood=_ood, search=_search)
+  if name not in settings:
+    raise ValueError(f'configs/grid.py:{name}: it is one of {", ".join(settings)}')
+  c = common.config('', 'kd')
+  for field in ('name', 'compare', 'method'):  # grid.methods says it
+    del c[field]
+  c.seeds = 3  # students of one teacher, in one program; 1: --seeds has a teacher each
+  c.grid = ConfigDict()
+  c.grid.tasks = ''  # by commas
+  c.grid.methods = ''  # by commas, in the order of the table; finetune and kd make it whole
+  c.grid.fractions = (1.0,)  # shares of the training rows; the teacher learns from the same rows
+  c.grid.ood = ''  # by commas: sets of kdjax/data/ood.py; each is for the models of its task
+  c.grid.ood_dir = ''  # <dir>/<set>/<split>.parquet (or jsonl, tsv, csv); '': the hub
+  c.grid.ood_rows = 0  # of a set at most, a seeded choice; 0: all
+  # Fields that differ: dict(rte=dict(train=dict(epochs=10.0))) of a task, of a method
+  # dict(augpro=dict(train=dict(rate=1e-4), baselines=dict(augpro=dict(alpha=0.4)))), the last word.
+  c.grid.of_task = ConfigDict()
+  c.grid.of_method = ConfigDict()
+  c.grid.search = False  # nothing but the split that chooses is read: runs are <method>_<trial>
+  settings[name](c)
+  return c
+
+
+def _quick(c) -> None:
+  c.grid.tasks = 'docs'
+  c.grid.methods = 'finetune,kd,augpro'
+  c.seeds = 2
+  c.data.update(max_length=16, train_size=640)
+  c.teacher.steps = 32
+  c.train.update(steps=24, eval_every=12, tensorboard=False)
+
+
+def _glue_low(c) -> None:
+  _glue(c)
+  c.grid.fractions = (0.1,)
+
+
+def _glue(c) -> None:
+  c.grid.tasks = _LOW
+  c.grid.methods = _METHODS
+  c.data.development = 0.1
+  c.grid.of_task = ConfigDict(
+    {task: dict(data=dict(development=5000.0)) for task in ('qqp', 'mnli', 'qnli')}
+  )
+
+
+def _ood(c) -> None:
+  _glue(c)
+  c.grid.tasks = 'sst2,mnli,qqp'
+  c.grid.ood = _SETS
+
+
+def _search(c) -> None:
+  _glue_low(c)
+  c.grid.search = True
+  c.seeds = 2
+  names = []
+  for method in _METHODS.split(','):
+    trials = [(rate, {}) for rate in _ALONE]
+    if method in _TRIED:
+      ((field, values),) = _TRIED[method].items()
+      trials = [(rate, {field: value}) for rate in _RATES for value in values]
+    for n, (rate, fields) in enumerate(trials):
+      name = f'{method}_{n}'
+      c.baselines[name] = c.baselines[method].to_dict() | fields
+      c.grid.of_method[name] = dict(train=dict(rate=rate))
+      names.append(name)
+  c.grid.methods = ','.join(names)

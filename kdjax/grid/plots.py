@@ -1,0 +1,140 @@
+"""Pictures of a grid, each from grid.json alone; matplotlib figures by name."""
+
+import pathlib
+
+import numpy as np
+
+from kdjax.grid import tables
+
+REMEDY = "pip install 'kdjax[report]' brings matplotlib, and the plots"
+
+
+def all_of(grid: dict) -> dict:
+  """Every figure that the grid has numbers for."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  # Figures of one grid are one file each time: no dates, no random ids.
+  matplotlib.rcParams['svg.hashsalt'] = 'kdjax'
+  found = {}
+  for task, fraction in tables.columns(grid):
+    rows = tables.of(grid, task, fraction)
+    if any(row['curve'] for row in rows):
+      found[f'curves_{task}_{fraction:g}'] = curves(rows)
+  found |= dict(gap=gap(grid), cost=cost(grid))
+  for task in dict.fromkeys(row['task'] for row in grid['rows']):
+    if len({row['fraction'] for row in grid['rows'] if row['task'] == task}) > 1:
+      found[f'size_{task}'] = size(grid, task)
+  return {name: figure for name, figure in found.items() if figure}
+
+
+def save(figures: dict, folder: pathlib.Path) -> None:
+  """<folder>/<name>.png and .svg."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, figure in figures.items():
+    figure.savefig(folder / f'{name}.png', dpi=120)
+    figure.savefig(folder / f'{name}.svg', metadata=dict(Date=None))
+
+
+def curves(rows: list[dict]):
+  """The first metric on the split that chooses, by step: means, and a standard deviation around."""
+  figure, axis = _figure()
+  metric = rows[0]['metrics'][0]
+  for n, row in enumerate(row for row in rows if row['curve'] and row['run'] != 'teacher'):
+    steps, values = row['curve']['step'], np.array(row['curve'][metric])
+    mean = values.mean(0)
+    (line,) = axis.plot(steps, mean, _STYLES[n // 10 % len(_STYLES)], marker='.', label=row['run'])
+    if len(values) > 1:
+      std = values.std(0, ddof=1)
+      axis.fill_between(steps, mean - std, mean + std, color=line.get_color(), alpha=0.15, lw=0)
+  teacher = rows[0]['scores'][rows[0]['chosen']][metric]
+  axis.axhline(np.mean(teacher), color='black', lw=1, ls=':', label='teacher')
+  axis.set(xlabel='step', ylabel=f'{rows[0]["chosen"]} {metric}', title=_title(rows[0]))
+  return _finish(figure, axis)
+
+
+def gap(grid: dict):
+  """By method, the share of the gap of teacher and fine-tuned student that it closes, by task."""
+  shares: dict[str, dict[str, float]] = {}
+  for row in grid['rows']:
+    share = row['share'].get(tables.tested(row))
+    if share is not None:
+      shares.setdefault(_title(row), {})[row['run']] = share
+  names = list(dict.fromkeys(name for own in shares.values() for name in own))
+  if not names:
+    return None
+  figure, axis = _figure(width=max(6.4, 0.35 * len(names) * len(shares) + 2))
+  width = 0.8 / len(shares)
+  for n, (title, own) in enumerate(shares.items()):
+    at = np.array([i for i, name in enumerate(names) if name in own]) + (n + 0.5) * width - 0.4
+    axis.bar(at, [100 * own[name] for name in names if name in own], width, label=title)
+  axis.axhline(0, color='black', lw=0.8)
+  axis.axhline(100, color='black', lw=0.8, ls=':')
+  axis.set_xticks(range(len(names)), names, rotation=45, ha='right')
+  axis.set(ylabel='% of the gap closed', title='0: fine-tuned student, 100: teacher')
+  return _finish(figure, axis)
+
+
+def cost(grid: dict):
+  """Training time relative to KD against the difference from KD, with its interval."""
+  figure, axis = _figure()
+  there = False
+  for n, (task, fraction) in enumerate(tables.columns(grid)):
+    rows = tables.of(grid, task, fraction)
+    found = [(row, row['difference'].get(tables.tested(row))) for row in rows]
+    found = [(row, own) for row, own in found if own]
+    if not found:
+      continue
+    there = True
+    x = np.array([row['cost']['relative'] for row, _ in found])
+    y, low, high = np.array([[own[k] for k in ('mean', 'low', 'high')] for _, own in found]).T
+    bars = np.nan_to_num(np.maximum([y - low, high - y], 0))
+    color = f'C{n % 10}'
+    axis.errorbar(x, y, bars, fmt='o', color=color, ms=4, lw=0.8, label=_title(rows[0]))
+    for (row, _), at, value in zip(found, x, y, strict=True):
+      axis.annotate(row['run'], (at, value), (4, 3), textcoords='offset points', fontsize=7)
+  if not there:
+    return None
+  axis.axhline(0, color='black', lw=0.8)
+  axis.set(xlabel='training time / that of kd', ylabel=f'difference from {grid["base"]}')
+  return _finish(figure, axis)
+
+
+def size(grid: dict, task: str):
+  """The first metric against the share of the training rows."""
+  figure, axis = _figure()
+  rows = [row for row in grid['rows'] if row['task'] == task]
+  metric, split = rows[0]['metrics'][0], tables.tested(rows[0])
+  for n, name in enumerate(dict.fromkeys(row['run'] for row in rows)):
+    own = sorted((row for row in rows if row['run'] == name), key=lambda row: row['fraction'])
+    values = [row['scores'][split][metric] for row in own]
+    style = dict(color='black', ls=':') if name == 'teacher' else dict(ls=_STYLES[n // 10 % 3])
+    spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
+    at, mean = [100 * row['fraction'] for row in own], [np.mean(v) for v in values]
+    axis.errorbar(at, mean, spread, marker='.', capsize=2, label=name, **style)
+  axis.set_xscale('log')
+  shares = sorted({100 * row['fraction'] for row in rows})
+  axis.set_xticks(shares, [f'{share:g}' for share in shares], minor=False)
+  axis.set_xticks([], minor=True)
+  axis.set(xlabel='% of the training rows', ylabel=f'{split} {metric}', title=task)
+  return _finish(figure, axis)
+
+
+_STYLES = ('-', '--', '-.')
+
+
+def _title(row: dict) -> str:
+  return row['task'] if row['fraction'] == 1 else f'{row["task"]}, {100 * row["fraction"]:g} %'
+
+
+def _figure(width: float = 6.4):
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, 4.4), layout='constrained')
+  return figure, figure.add_subplot()
+
+
+def _finish(figure, axis):
+  axis.spines[['top', 'right']].set_visible(False)
+  axis.legend(fontsize=7, frameon=False, loc='center left', bbox_to_anchor=(1, 0.5))
+  return figure

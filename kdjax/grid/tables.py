@@ -1,0 +1,329 @@
+"""Tables of a grid, as markdown, csv and LaTeX; every cell is made of grid.json."""
+
+import csv
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+from kdjax import report
+
+UNDECIDED = '~'  # a difference whose interval holds zero
+NOTE = (
+  'mean ± standard deviation (n - 1) over seeds; [ ]: 95 % percentile bootstrap interval of the '
+  f'mean difference from KD, paired; {UNDECIDED}: zero is inside, the difference is not shown. No '
+  'interval is corrected for the number of methods compared.'
+)
+
+
+class Table(NamedTuple):
+  """title: one line. lines: strings. note: what has to be known to read it."""
+
+  title: str
+  head: list[str]
+  lines: list[list[str]]
+  note: str = ''
+
+
+def all_of(grid: dict) -> list[Table]:
+  """Every table there is: the overview first."""
+  out = [searched(grid)] if _search(grid) else []
+  out += [overview(grid), gains(grid)]
+  for task, fraction in columns(grid):
+    rows = of(grid, task, fraction)
+    out.append(results(rows, grid))
+    if any(row['ood'] for row in rows):
+      out.append(elsewhere(rows, grid))
+      out += subsets(rows)
+    if any(row['agreement'] for row in rows):
+      out.append(agreement(rows))
+    out.append(cost(rows))
+  return [table for table in out if table.lines]
+
+
+def columns(grid: dict) -> list[tuple[str, float]]:
+  """(task, share of the training rows) of each setting."""
+  return list(dict.fromkeys((row['task'], row['fraction']) for row in grid['rows']))
+
+
+def of(grid: dict, task: str, fraction: float) -> list[dict]:
+  """Rows of one setting: teacher, then methods."""
+  return [r for r in grid['rows'] if (r['task'], r['fraction']) == (task, fraction)]
+
+
+def tested(row: dict) -> str:
+  """The split that a run is judged by: the first that did not choose its checkpoint."""
+  others = [split for split in row['scores'] if split != row['chosen']]
+  return others[0] if others else row['chosen']
+
+
+def overview(grid: dict) -> Table:
+  """Runs by settings: the first metric on the split that judges."""
+  places = columns(grid)
+  by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
+  head, lines = [''], []
+  for task, fraction in places:
+    row = of(grid, task, fraction)[0]
+    head.append(f'{_setting(row)} {row["metrics"][0]}')
+  names = list(dict.fromkeys(row['run'] for row in grid['rows']))
+  for name in names:
+    own = [by.get((*place, name)) for place in places]
+    cells = [row and row['scores'][tested(row)][row['metrics'][0]] for row in own]
+    line = [name, *(report.spread(values) if values else '' for values in cells)]
+    if len(places) > 1:
+      line.append(f'{np.mean([np.mean(v) for v in cells]):.4f}' if all(cells) else '')
+    lines.append(line)
+  if len(places) > 1:
+    head.append('mean')
+  return Table('All methods', head, lines, _judged(grid) + NOTE)
+
+
+def searched(grid: dict) -> Table:
+  """Of every method of a search, the trial that is best on the split that chooses."""
+  families: dict[tuple, list[dict]] = {}
+  for row in grid['rows']:
+    if row['run'] != 'teacher':
+      key = row['task'], row['fraction'], row['run'].rpartition('_')[0]
+      families.setdefault(key, []).append(row)
+  lines = []
+  for (*_, name), rows in families.items():
+    score = lambda row: row['scores'][row['chosen']][row['metrics'][0]]  # noqa: E731
+    best = max(rows, key=lambda row, score=score: np.mean(score(row)))
+    told = [row['fields'] | dict(rate_of_training=row['rate']) for row in rows]
+    differ = [k for k in told[0] if any(own[k] != told[0][k] for own in told)]
+    won = best['fields'] | dict(rate_of_training=best['rate'])
+    said = ', '.join(f'{k} {won[k]:g}' for k in differ)
+    line = [_setting(best), name, str(len(rows)), best['run'], report.spread(score(best)), said]
+    lines.append(line)
+  head = ['setting', 'method', 'trials', 'best', 'score', 'with']
+  note = 'By the mean over seeds on the part of train that chooses; no other split was read.'
+  return Table('Search', head, lines, note)
+
+
+def _search(grid: dict) -> bool:
+  return any(row['asked']['search'] for row in grid['rows'])
+
+
+def gains(grid: dict) -> Table:
+  """Runs by settings: the difference from KD, and the share of the gap of teacher and student."""
+  places, lines, head = columns(grid), [], ['']
+  by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
+  for task, fraction in places:
+    setting = _setting(of(grid, task, fraction)[0])
+    head += [f'{setting} - {grid["base"]}', f'{setting} gap closed']
+  for name in dict.fromkeys(row['run'] for row in grid['rows']):
+    if name == 'teacher':
+      continue
+    line = [name]
+    for place in places:
+      row = by.get((*place, name))
+      split = row and tested(row)
+      line.append(difference(row['difference'].get(split)) if row else '')
+      line.append(closed(row, split) if row else '')
+    if any(line[1:]):
+      lines.append(line)
+  note = (
+    'Gap closed: (method - finetune) / (teacher - finetune) of the means; n/a where the teacher is '
+    f'not above the fine-tuned student. The base of differences is {grid["base"]}.'
+  )
+  return Table('Gains', head, lines, note)
+
+
+def results(rows: list[dict], grid: dict) -> Table:
+  """One setting: every metric of every split, beside sizes and differences."""
+  first = rows[0]
+  metrics, splits, judge = first['metrics'], list(first['scores']), tested(first)
+  head = ['', 'parameters', *(f'{split} {metric}' for split in splits for metric in metrics)]
+  head += [f'{judge} {metrics[0]} - {grid["base"]}', 'gap closed']
+  lines = []
+  for row in rows:
+    cells = [report.spread(row['scores'][split][metric]) for split in splits for metric in metrics]
+    more = [difference(row['difference'].get(judge)), closed(row, judge)]
+    if row['run'] == 'teacher':
+      more = ['', '']
+    lines.append([row['run'], report.count(row['parameters']), *cells, *more])
+  return Table(f'{_setting(first)}: {first["rows"]:,} training rows', head, lines, _chosen(rows))
+
+
+def elsewhere(rows: list[dict], grid: dict) -> Table:
+  """One setting's sets from elsewhere: accuracies and differences from KD."""
+  sets = list(rows[0]['ood'])
+  head = ['', *(h for name in sets for h in (name, f'{name} - {grid["base"]}'))]
+  lines = [
+    [
+      row['run'],
+      *(
+        cell
+        for name in sets
+        for cell in (
+          report.spread(row['ood'][name]['accuracy']),
+          difference(row['difference'].get(f'ood/{name}')),
+        )
+      ),
+    ]
+    for row in rows
+  ]
+  return Table(f'{_setting(rows[0])}: out of domain, accuracy', head, lines, _merged(rows[0]))
+
+
+def subsets(rows: list[dict]) -> list[Table]:
+  """Of each set that has groups, their accuracies."""
+  out = []
+  for name, numbers in rows[0]['ood'].items():
+    groups = [group for group in numbers if group != 'accuracy']
+    lines = [[r['run'], *(report.spread(r['ood'][name][g]) for g in groups)] for r in rows]
+    if groups:
+      out.append(Table(f'{_setting(rows[0])}: parts of {name}, accuracy', ['', *groups], lines))
+  return out
+
+
+def agreement(rows: list[dict]) -> Table:
+  """How students imitate their teacher, in and out of domain."""
+  students = [row for row in rows if row['agreement']]
+  places = [(split, name) for split, own in students[0]['agreement'].items() for name in own]
+  head = ['', *(f'{split.removeprefix("ood/")} {name}' for split, name in places)]
+  lines = [[r['run'], *(report.spread(r['agreement'][s][n]) for s, n in places)] for r in students]
+  note = (
+    'same: share of rows on which student and teacher decide alike; kl: of the student from the '
+    'teacher at temperature 1, nats, mean over rows. Of scores: correlation and squared difference.'
+  )
+  return Table(f'{_setting(rows[0])}: agreement with the teacher', head, lines, note)
+
+
+def cost(rows: list[dict]) -> Table:
+  """What training and answering takes."""
+  base = 'x kd'
+  head = ['', 'parameters', 'steps', 'training s a seed', base, 'examples/s', 'x teacher']
+  head.append('latency ms')
+  lines = []
+  for row in rows:
+    own = row['cost']
+    relative = own['relative']
+    lines.append(
+      [
+        row['run'],
+        report.count(row['parameters']),
+        str(int(own['steps'])),
+        f'{own["seconds"]:.1f}',
+        '' if relative is None or row['run'] == 'teacher' else f'{relative:.2f}',
+        f'{own["examples_per_second"]:.0f}',
+        f'{own["faster"]:.1f}',
+        f'{own["latency_ms"]:.2f}',
+      ]
+    )
+  note = (
+    'Seconds of training steps by the log, without evaluations and checkpoints; the speeds of one '
+    'machine, models taken in turn. Latency: one row at a time.'
+  )
+  return Table(f'{_setting(rows[0])}: cost', head, lines, note)
+
+
+def difference(found: dict | None) -> str:
+  """'+0.0123 [+0.0010, +0.0240]', and a mark where zero is inside."""
+  if not found:
+    return ''
+  text = f'{found["mean"]:+.4f}'
+  if np.isnan(found['low']):
+    return text
+  mark = '' if found['decided'] else f' {UNDECIDED}'
+  return f'{text} [{found["low"]:+.4f}, {found["high"]:+.4f}]{mark}'
+
+
+def closed(row: dict, split: str) -> str:
+  """The share of the gap, '83 %'; n/a without a gap; '' of its two ends."""
+  if split not in row['share']:
+    return ''
+  share = row['share'][split]
+  return 'n/a' if share is None else f'{100 * share:.0f} %'
+
+
+def markdown(table: Table) -> str:
+  """Title, table, note."""
+  parts = [f'## {table.title}', report.markdown(table.head, table.lines), table.note]
+  return '\n\n'.join(filter(None, parts))
+
+
+def latex(table: Table) -> str:
+  """A tabular with booktabs' rules; every character is text."""
+  rows = [' & '.join(_tex(cell) for cell in line) + r' \\' for line in (table.head, *table.lines)]
+  parts = [
+    f'% {_tex(table.title)}',
+    r'\begin{tabular}{l' + 'r' * (len(table.head) - 1) + '}',
+    r'\toprule',
+    rows[0],
+    r'\midrule',
+    *rows[1:],
+    r'\bottomrule',
+    r'\end{tabular}',
+  ]
+  return '\n'.join(parts) + '\n'
+
+
+def tidy(grid: dict) -> str:
+  """csv, a number a line: setting, run, what, where, seed ('' of what is over seeds), value."""
+  out = io.StringIO()
+  write = csv.writer(out, lineterminator='\n')
+  write.writerow(['task', 'fraction', 'run', 'part', 'split', 'name', 'seed', 'value'])
+  for row in grid['rows']:
+    who = [row['task'], row['fraction'], row['run']]
+    write.writerow([*who, 'model', '', 'parameters', '', row['parameters']])
+    for part in ('scores', 'ood', 'agreement'):
+      for split, numbers in row[part].items():
+        for name, values in numbers.items():
+          for seed, value in zip(row['seeds'], values, strict=True):
+            write.writerow([*who, part, split, name, seed, repr(value)])
+    for split, found in row['difference'].items():
+      for name in ('mean', 'low', 'high'):
+        write.writerow([*who, 'difference', split, name, '', repr(found[name])])
+    for split, value in row['share'].items():
+      write.writerow([*who, 'share', split, '', '', '' if value is None else repr(value)])
+    for name, value in row['cost'].items():
+      write.writerow([*who, 'cost', '', name, '', '' if value is None else repr(value)])
+  return out.getvalue()
+
+
+_TEX = {c: f'\\{c}' for c in '&%$#_{}'} | {
+  '\\': r'\textbackslash{}',
+  '~': r'\textasciitilde{}',
+  '^': r'\textasciicircum{}',
+  '±': r'$\pm$',
+}
+
+
+def _tex(text: str) -> str:
+  return ''.join(_TEX.get(c, c) for c in text)
+
+
+def _setting(row: dict) -> str:
+  return row['task'] if row['fraction'] == 1 else f'{row["task"]} {100 * row["fraction"]:g} %'
+
+
+def _merged(row: dict) -> str:
+  """Which classes of the task count as which of a set, where these are fewer."""
+  said = [
+    f'{name} has {", ".join(classes)}'
+    for name, classes in row['classes'].items()
+    if len(classes) < len(row['labels'])
+  ]
+  return "" if not said else (
+    f'Trained on {", ".join(row["labels"])}. ' + '; '.join(said)
+    + ': the class with the highest logit is taken first, and every class but the first is then '
+    'the second.'
+  )  # fmt: skip
+
+
+def _chosen(rows: list[dict]) -> str:
+  first, student = rows[0], rows[-1]
+  same = tested(first) == first['chosen']
+  seeds = len(student['seeds'])
+  teachers = len(first['seeds'])
+  said = f'{seeds} seed{"s" * (seeds > 1)}, {teachers} teacher{"s" * (teachers > 1)}. '
+  said += f'The checkpoint is chosen on {first["chosen"]}'
+  return said + (', which scores it too.' if same else f', judged on {tested(first)}.')
+
+
+def _judged(grid: dict) -> str:
+  firsts = [of(grid, *place)[0] for place in columns(grid)]
+  if any(tested(row) == row['chosen'] for row in firsts):
+    return 'Scores are of the split that chose the checkpoint where there is no other. '
+  return 'Scores are of a split that chose nothing. '

@@ -1,0 +1,223 @@
+"""A grid at toy size: from files on disk to the numbers of a table."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from kdjax import env
+from kdjax.grid import gather, jobs, scores, tables
+from tests import toy
+from tests.grid import toy_grid
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  """(config, workdir, grid.json's tree) of a finished grid."""
+  folder = tmp_path_factory.mktemp('grid')
+  c = toy_grid.config(folder)
+  return c, folder / 'work', toy_grid.run(c, folder / 'work')
+
+
+def test_every_run_has_its_numbers(done):
+  _, _, grid = done
+  assert [row['run'] for row in grid['rows']] == ['teacher', 'finetune', 'kd', 'token_replace']
+  for row in grid['rows']:
+    seeds = 1 if row['run'] == 'teacher' else 2
+    assert list(row['scores']) == ['development', 'validation'] and row['chosen'] == 'development'
+    assert all(len(own['accuracy']) == seeds for own in row['scores'].values())
+    assert row['cost']['seconds'] > 0 and row['cost']['latency_ms'] > 0 and row['rows'] == 72
+    assert row['curve']['step'] == [2, 4] and len(row['curve']['accuracy']) == seeds
+  assert set(grid['rows'][-1]['difference']) == {'development', 'validation'}
+  assert grid['rows'][2]['cost']['relative'] == 1
+  samples = grid['rows'][-1]['samples']
+  assert len(samples) == 8 and any(row[0] != row[3] for row in samples)
+  assert not any(row['samples'] for row in grid['rows'][:3])
+  assert grid['rows'][2]['difference'] == {} and grid['rows'][0]['agreement'] == {}
+
+
+def test_the_score_of_the_checkpoint_is_that_of_its_training(done):
+  _, workdir, grid = done
+  for row in grid['rows'][1:]:
+    result = json.loads((workdir / row['workdirs'][0] / row['run'] / 'result.json').read_text())
+    told = [own['metrics']['accuracy'] for own in result['seeds'].values()]
+    assert row['scores']['development']['accuracy'] == told
+
+
+def test_nothing_finished_is_done_again(done, monkeypatch):
+  c, workdir, grid = done
+  monkeypatch.setattr('kdjax.jobs.prepare', lambda *a, **k: pytest.fail('prepared again'))
+  assert toy_grid.run(c, workdir) == grid
+
+
+def test_an_independent_script_finds_the_same_numbers(done):
+  _, workdir, grid = done
+  (workdir / 'grid.json').write_text(json.dumps(grid))
+  command = [sys.executable, 'benchmarks/recompute.py', f'--workdir={workdir}']
+  check = lambda: subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: E731
+  found = check()
+  assert found.returncode == 0, found.stderr
+  assert '52 numbers of 4 runs recomputed' in found.stdout
+  wrong = json.loads(json.dumps(grid))
+  wrong['rows'][2]['scores']['validation']['accuracy'][1] += 0.01
+  (workdir / 'grid.json').write_text(json.dumps(wrong))
+  assert 'own kd, validation accuracy' in check().stderr
+
+
+def test_another_grid_of_the_folder_is_not_taken_for_this_one(done):
+  c, workdir, _ = done
+  (job,) = jobs.of(c, workdir, None)
+  assert scores.done(job)
+  assert not scores.done(job._replace(sets=('imdb',)))
+  other = c.copy_and_resolve_references()
+  other.train.rate = 0.1
+  assert not scores.done(jobs.of(other, workdir, None)[0])
+
+
+def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
+  c = toy_grid.config(tmp_path)
+  with c.unlocked():
+    c.grid.methods = 'finetune,kd,augpro'
+    c.grid.of_method.augpro = dict(train=dict(rate=0.01), baselines=dict(augpro=dict(alpha=0.4)))
+    c.grid.of_method.kd = dict(baselines=dict(kd=dict(temperature=2.0)))
+  plain, own = jobs.of(c, tmp_path, None)
+  assert plain.names == ['teacher', 'finetune', 'kd'] and own.names == ['teacher', 'augpro']
+  assert plain.workdir == own.workdir == tmp_path / 'own/train1'
+  assert (plain.c.train.rate, own.c.train.rate) == (3e-4, 0.01)
+  assert own.c.method.alpha == 0.4 and plain.c.method.temperature == 2.0
+  from kdjax import runs
+
+  assert runs.asked(plain.c, 'teacher') == runs.asked(own.c, 'teacher')
+  with c.unlocked():
+    c.grid.of_method.augpro = dict(train=dict(rat=0.01))
+  with pytest.raises(ValueError, match=r'config.grid.of_method.augpro.*"rat" does not exist'):
+    jobs.of(c, tmp_path, None)
+
+
+def test_the_part_that_chooses_is_the_same_for_every_share_of_the_rest(tmp_path):
+  c = toy.config('kd', tmp_path, np.random.default_rng(0), **{'data.development': 0.25})
+  read = lambda **data: (c.data.update(data), env.read(c)[1:])[1]  # noqa: E731
+  (spec, whole), (_, half) = read(), read(train_fraction=0.5)
+  assert spec.evaluation == ('development', 'validation')
+  rows = {name: set(table.index.tolist()) for name, table in whole.splits.items()}
+  assert (len(rows['train']), len(rows['development'])) == (72, 24)
+  assert rows['train'] | rows['development'] == set(range(96))
+  assert half.splits['development'].index.tolist() == whole.splits['development'].index.tolist()
+  assert len(half.splits['train'].index) == 36
+  assert set(half.splits['train'].index.tolist()) < rows['train']
+  assert len(read(development=10.0)[1].splits['development'].index) == 10
+  for wrong in (96.0, 0.001, -1.0):
+    with pytest.raises(ValueError, match=r'config.data.development=.* of 96 .* on one side'):
+      read(development=wrong)
+
+
+def test_a_search_gives_each_method_as_many_trials(tmp_path):
+  from configs import grid
+
+  c = grid.get_config('search')
+  c.grid.tasks = 'rte'
+  todo = jobs.of(c, tmp_path, None)
+  names = [name for job in todo for name in job.names if name != 'teacher']
+  families = [name.rpartition('_')[0] for name in names]
+  assert {families.count(name) for name in families} == {4}
+  assert set(families) == set(grid.get_config('glue_low').grid.methods.split(','))
+  rates = {job.c.train.rate for job in todo}
+  assert len(todo) == len(rates) == 4 and all(job.search for job in todo)
+  for name in set(families):  # the fields that are tried are there, and each trial is another
+    pairs = [(j.c, n) for j in todo for n in j.names if n.rpartition('_')[0] == name]
+    tried = {json.dumps([c.train.rate, c.baselines[n].to_dict()]) for c, n in pairs}
+    shipped = set(grid.get_config('glue').baselines[name])
+    assert len(tried) == 4 and all(set(c.baselines[n]) == shipped for c, n in pairs)
+
+
+def test_the_table_of_a_search_names_the_best_trial_and_what_it_was():
+  row = lambda run, rate, value, alpha: dict(  # noqa: E731
+    task='t', fraction=1.0, run=run, rate=rate, chosen='development', metrics=['accuracy'],
+    scores=dict(development=dict(accuracy=value)), fields=dict(name='x', alpha=alpha, also={}),
+  )  # fmt: skip
+  rows = [row('a_0', 1e-4, [0.5, 0.6], 1.0), row('a_1', 3e-4, [0.7, 0.6], 2.0)]
+  rows += [row('b_c_0', 1e-4, [0.9, 0.6], 1.0), row('b_c_1', 1e-4, [0.7, 0.6], 2.0)]
+  lines = tables.searched(dict(rows=[row('teacher', 0, [1.0], 0.0), *rows])).lines
+  assert [line[1:4] for line in lines] == [['a', '2', 'a_1'], ['b_c', '2', 'b_c_0']]
+  assert [line[5] for line in lines] == ['alpha 2, rate_of_training 0.0003', 'alpha 1']
+
+
+def test_tasks_shares_and_seeds_have_folders_of_their_own(tmp_path):
+  from configs import grid, kd
+
+  c = grid.get_config('glue_low')
+  c.grid.tasks, c.grid.methods, c.grid.fractions = 'rte,sst2', 'kd', (0.1, 1.0)
+  where = lambda found: [str(job.workdir.relative_to(tmp_path)) for job in found]  # noqa: E731
+  assert where(jobs.of(c, tmp_path, None)) == [
+    'rte/train0.1', 'rte/train1', 'sst2/train0.1', 'sst2/train1',
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match=r'--seeds=2 .* config.seeds=3'):
+    jobs.of(c, tmp_path, 2)
+  c.seeds = 1
+  assert where(jobs.of(c, tmp_path, 2))[:3] == [
+    'rte/train0.1/seed0', 'rte/train0.1/seed1', 'rte/train1/seed0',
+  ]  # fmt: skip
+  single = jobs.of(kd.get_config('sst2'), tmp_path, None)  # a method's config: a grid of its task
+  assert where(single) == ['seed0', 'seed1', 'seed2'] and single[1].c.seed == 1
+  assert single[0].names == ['teacher', 'finetune', 'kd']
+
+
+def test_wrong_grids_are_refused_by_the_key(tmp_path):
+  from configs import grid, mlm
+
+  c = grid.get_config('glue')
+  c.grid.methods = 'kd,kdd'
+  with pytest.raises(ValueError, match=r'config.grid.methods names kdd: none of'):
+    jobs.of(c, tmp_path, None)
+  c.grid.methods, c.grid.ood = 'kd', 'imbd'
+  with pytest.raises(ValueError, match=r'config.grid.ood names imbd: none of imdb'):
+    jobs.of(c, tmp_path, None)
+  c.grid.tasks = ''
+  with pytest.raises(ValueError, match=r'config.grid.tasks'):
+    jobs.of(c, tmp_path, None)
+  with pytest.raises(ValueError, match='trains no classifier'):
+    jobs.of(mlm.get_config(), tmp_path, None)
+  with pytest.raises(ValueError, match='quick, glue_low, glue, ood'):
+    grid.get_config('glu')
+
+
+def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):
+  row = lambda seed, value: dict(  # noqa: E731
+    task='t', fraction=1.0, run='kd', seeds=[seed], kind='classes', metrics=['accuracy'],
+    scores=dict(validation=dict(accuracy=[value])), ood={}, agreement={}, asked={},
+    workdir=f's{seed}',
+    curve=dict(step=[1, 2], accuracy=[[0.1, value]]), cost=dict(seconds=value, steps=2),
+  )  # fmt: skip
+  found = gather._joined([row(0, 0.5), row(1, 0.7)])
+  assert found['seeds'] == [0, 1] and found['workdirs'] == ['s0', 's1']
+  assert found['scores'] == dict(validation=dict(accuracy=[0.5, 0.7]))
+  assert found['curve'] == dict(step=[1, 2], accuracy=[[0.1, 0.5], [0.1, 0.7]])
+  assert found['cost']['seconds'] == pytest.approx(0.6)
+
+
+def test_differences_are_those_of_the_written_predictions(done):
+  _, workdir, grid = done
+  decided = {}
+  for name in ('kd', 'token_replace'):
+    with np.load(workdir / 'own/train1' / name / 'predictions/validation.npz') as found:
+      decided[name] = (found['logits'].argmax(-1) == found['label']).mean()
+  got = grid['rows'][-1]['difference']['validation']
+  assert got['mean'] == pytest.approx(decided['token_replace'] - decided['kd'])
+  assert got['low'] <= got['mean'] <= got['high']
+  text = '\n'.join(tables.markdown(table) for table in tables.all_of(grid))
+  assert f'{got["mean"]:+.4f} [' in text and 'judged on validation' in text
+
+
+def test_compilation_and_restarts_do_not_count_as_training(tmp_path):
+  rows = [dict(step=step, examples_per_second=rate) for step, rate in ((10, 1), (20, 32), (24, 16))]
+  rows.insert(2, {'step': 20, 'validation/accuracy': 0.5})
+  (tmp_path / 'log.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  # 10 steps of 32 s count as 2 s each, the median; then 10 of 1 s and 4 of 2 s; of two seeds.
+  found = scores._training(tmp_path, types.SimpleNamespace(batch_size=32), 2)
+  assert found == dict(steps=24, seconds=pytest.approx((10 * 2 + 10 * 1 + 4 * 2) / 2))

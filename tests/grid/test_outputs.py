@@ -1,0 +1,126 @@
+"""Tables, plots and pages of a grid.json: what is in them, and that they read back."""
+
+import csv
+import html.parser
+import io
+import re
+
+import pytest
+
+from kdjax.grid import docs, page, plots, tables
+from tests.grid import made
+
+
+@pytest.fixture(scope='module')
+def grid():
+  return made.grid()
+
+
+def test_a_difference_says_whether_zero_is_inside():
+  shown = lambda mean, low, high: tables.difference(  # noqa: E731
+    dict(mean=mean, low=low, high=high, decided=low > 0 or high < 0)
+  )
+  assert shown(0.01234, 0.001, 0.02) == '+0.0123 [+0.0010, +0.0200]'
+  assert shown(0.01, -0.001, 0.02) == '+0.0100 [-0.0010, +0.0200] ~'
+  assert shown(-0.01, -0.03, -0.001) == '-0.0100 [-0.0300, -0.0010]'
+  assert tables.difference(None) == ''
+  row = dict(share=dict(a=0.8251, b=-0.1, c=None))
+  assert [tables.closed(row, split) for split in 'abcd'] == ['83 %', '-10 %', 'n/a', '']
+
+
+def test_the_overview_has_each_method_and_the_mean_over_settings(grid):
+  table = tables.overview(grid)
+  assert table.head == ['', 'rte accuracy', 'mnli 10 % accuracy', 'mnli accuracy', 'mean']
+  assert [line[0] for line in table.lines] == ['teacher', 'finetune', 'kd', 'aug_pro']
+  values = [float(cell.split(' ')[0]) for cell in table.lines[2][1:]]
+  assert values[3] == pytest.approx(sum(values[:3]) / 3, abs=1e-4)
+  assert 'chose nothing' in table.note and 'zero is inside' in table.note
+
+
+def test_tables_are_there_for_what_was_measured_and_not_for_the_rest(grid):
+  titles = [table.title for table in tables.all_of(grid)]
+  assert titles[:2] == ['All methods', 'Gains']
+  assert 'mnli: out of domain, accuracy' in titles and 'rte: out of domain, accuracy' not in titles
+  assert 'mnli: parts of hans, accuracy' in titles and 'rte: cost' in titles
+  (merged,) = {t.note for t in tables.all_of(grid) if 'out of domain' in t.title}
+  assert 'hans has entailment, non-entailment' in merged and 'taken first' in merged
+  text = tables.markdown(tables.gains(grid))
+  assert '+0.0200 [-0.0100, +0.0500] ~' in text and 'n/a' in text and '83 %' in text
+
+
+def test_csv_reads_back_to_the_same_numbers(grid):
+  rows = list(csv.DictReader(io.StringIO(tables.tidy(grid))))
+  for row in grid['rows']:
+    own = [r for r in rows if (r['task'], float(r['fraction']), r['run']) == (
+      row['task'], row['fraction'], row['run'])]  # fmt: skip
+    for part in ('scores', 'ood', 'agreement'):
+      for split, numbers in row[part].items():
+        for name, values in numbers.items():
+          found = [float(r['value']) for r in own
+                   if (r['part'], r['split'], r['name']) == (part, split, name)]  # fmt: skip
+          assert found == values
+    assert {float(r['value']) for r in own if r['name'] == 'seconds'} == {row['cost']['seconds']}
+
+
+def _read_tabular(text: str) -> list[list[str]]:
+  lines = [line for line in text.splitlines() if line.endswith(r'\\')]
+  plain = {r'\&': '&', r'\%': '%', r'\_': '_', r'\textasciitilde{}': '~', r'$\pm$': '±'}
+  cells = []
+  for line in lines:
+    row = re.split(r'(?<!\\) & ', line.removesuffix(r' \\'))
+    for code, sign in plain.items():
+      row = [cell.replace(code, sign) for cell in row]
+    cells.append(row)
+  return cells
+
+
+def test_latex_reads_back_to_the_same_cells(grid):
+  for table in tables.all_of(grid):
+    text = tables.latex(table)
+    assert _read_tabular(text) == [table.head, *table.lines]
+    assert text.count('{l' + 'r' * (len(table.head) - 1) + '}') == 1
+    bare = re.sub(r'\\[&%_#$]|\\text\w+\{\}|\$\\pm\$', '', text.split(r'\toprule')[1])
+    assert not set('%$#_~^') & set(bare)
+
+
+class _Links(html.parser.HTMLParser):
+  def __init__(self):
+    super().__init__()
+    self.loaded, self.tags = [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.loaded += [v for k, v in attrs if k in ('src', 'href', 'srcset', 'data', 'action')]
+
+
+def test_the_page_loads_nothing_and_holds_all(grid):
+  figures = plots.all_of(grid)
+  text = page.page(grid, tables.all_of(grid), figures, ['glue/x: no zip'])
+  reader = _Links()
+  reader.feed(text)
+  assert reader.loaded and all(link.startswith('data:image/png;base64,') for link in reader.loaded)
+  assert not {'script', 'link', 'iframe', 'object', 'base'} & set(reader.tags)
+  assert 'url(' not in text and '@import' not in text
+  assert reader.tags.count('img') == len(figures)
+  for said in ('a &lt;b&gt;', 'a &amp; c', 'kdjax.reproduce', 'glue/x: no zip', '&quot;seed&quot;'):
+    assert said in text
+  assert reader.tags.count('table') == len(tables.all_of(grid)) + 3  # and samples
+
+
+def test_plots_are_written_as_png_and_svg(grid, tmp_path):
+  figures = plots.all_of(grid)
+  assert set(figures) == {
+    'curves_rte_1', 'curves_mnli_0.1', 'curves_mnli_1', 'gap', 'cost', 'size_mnli',
+  }  # fmt: skip
+  few = {name: figures[name] for name in ('gap', 'size_mnli')}
+  plots.save(few, tmp_path)
+  for name in few:
+    assert (tmp_path / f'{name}.png').read_bytes()[:4] == b'\x89PNG'
+    assert '<svg' in (tmp_path / f'{name}.svg').read_text()
+
+
+def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
+  text = docs.page([grid, grid])
+  assert text.startswith('# Results\n') and text.count('## All methods') == 2
+  assert '--config.data.dir=<folder>' in text and '/home/me' not in text
+  assert all(tables.markdown(table) in text for table in tables.all_of(grid))
