@@ -181,6 +181,8 @@ def main(argv) -> None:
     folders = models(where, TASK.value)
     c = config(TASK.value, DATA.value, folders['teacher'], ROWS.value)
     c.data.cache = str(where / 'tokens')
+    if BUCKETS.value:
+      c.data.buckets = tuple(map(int, BUCKETS.value))
     rows = env.read(c)[2].splits['train'].index
     for n in range(ROUNDS.value):
       for side in SIDES_.value:
@@ -220,6 +222,7 @@ if __name__ == '__main__':
   TASK = flags.DEFINE_enum('task', 'sst2', ['sst2', 'mrpc'], 'Of GLUE.')
   ROWS = flags.DEFINE_integer('rows', 2048, 'Of the train split; 0: all.')
   ROUNDS = flags.DEFINE_integer('rounds', 3, 'In turn; the first of kdjax is told apart.')
+  BUCKETS = flags.DEFINE_list('buckets', [], "kdjax's lengths of batches; none: as shipped.")
   SIDES_ = flags.DEFINE_list('sides', list(SIDES), 'Of them, by commas.')
   CLOCK = flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'As of benchmarks/step.py.')
   JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')
