@@ -67,6 +67,7 @@ def _killed(process: subprocess.Popen, workdir: pathlib.Path, rows: int) -> bool
   return process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_grid_that_was_killed_goes_on_and_ends_the_same(tmp_path, rng):
   config, work = _config(tmp_path), tmp_path / 'work'
   whole = tmp_path / 'whole'
