@@ -2,7 +2,7 @@
 
 python -m kdjax.reproduce --config=configs/grid.py[:quick|glue_low|glue|ood|search] --workdir=DIR
 
-quick (the default): embedded text, a minute or two on 2 CPU cores, not for comparison. glue_low: a
+quick (the default): embedded text, three minutes on 2 CPU cores, not for comparison. glue_low: a
 tenth of each train split (AugPro's low-data setting). glue: all of it. ood: tasks with test sets
 from elsewhere. In the last three a part of train chooses checkpoints, and the task's validation
 split is a test that chooses nothing. search: four trials of each method in the setting of glue_low,
