@@ -79,13 +79,17 @@ def _settings(c, workdir: pathlib.Path):
   tasks, fractions = _parts(c.grid.tasks), tuple(c.grid.fractions)
   if not tasks or not fractions or len(set(tasks)) < len(tasks):
     raise ValueError('config.grid.tasks and config.grid.fractions: one or more, none of them twice')
+  seen = set()
   for task, fraction in itertools.product(tasks, fractions):
     own = c.copy_and_resolve_references()
     with own.unlocked():
       del own['grid']
     own.task.name, own.data.train_fraction = task, float(fraction)
     _change(own, c.grid.of_task, task, 'task')
-    yield task, fraction, own, workdir / task / f'train{fraction:g}'
+    where = workdir / task / f'train{own.data.train_fraction:g}'
+    if where not in seen:  # a task may have a share of its own, whatever the fractions
+      seen.add(where)
+      yield task, own.data.train_fraction, own, where
 
 
 def _groups(c, own) -> list[Any]:

@@ -154,14 +154,13 @@ def test_tasks_shares_and_seeds_have_folders_of_their_own(tmp_path):
   c = grid.get_config('glue_low')
   c.grid.tasks, c.grid.methods, c.grid.fractions = 'rte,sst2', 'kd', (0.1, 1.0)
   where = lambda found: [str(job.workdir.relative_to(tmp_path)) for job in found]  # noqa: E731
-  assert where(jobs.of(c, tmp_path, None)) == [
-    'rte/train0.1', 'rte/train1', 'sst2/train0.1', 'sst2/train1',
-  ]  # fmt: skip
+  assert where(jobs.of(c, tmp_path, None)) == ['rte/train1', 'sst2/train0.1', 'sst2/train1']
+  assert [job.fraction for job in jobs.of(c, tmp_path, None)] == [1, 0.1, 1]
   with pytest.raises(ValueError, match=r'--seeds=2 .* config.seeds=3'):
     jobs.of(c, tmp_path, 2)
   c.seeds = 1
   assert where(jobs.of(c, tmp_path, 2))[:3] == [
-    'rte/train0.1/seed0', 'rte/train0.1/seed1', 'rte/train1/seed0',
+    'rte/train1/seed0', 'rte/train1/seed1', 'sst2/train0.1/seed0',
   ]  # fmt: skip
   single = jobs.of(kd.get_config('sst2'), tmp_path, None)  # a method's config: a grid of its task
   assert where(single) == ['seed0', 'seed1', 'seed2'] and single[1].c.seed == 1
