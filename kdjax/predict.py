@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from kdjax import evaluate, hosts, metrics, net, sharding, tasks
-from kdjax.data import batches, images, sources, tokens
+from kdjax.data import batches, images, lengths, sources, tokens
 from kdjax.models import hf, vision_files
 
 Inputs = Sequence[str | tuple[str, str]] | np.ndarray
@@ -70,7 +70,7 @@ class Classifier:
     else:
       max_length = min(max_length, module.spec.max_length)
       self._reader = Texts(tokenizer, config.vocab_size, max_length)
-      buckets = batches.lengths((16, 32, 64, 128, 256), max_length)
+      buckets = lengths.upto(lengths.SCORED, max_length)
     kinds = {problem: kind for kind, problem in tasks.PROBLEM_TYPES.items()}
     fallback = 'regression' if config.num_labels == 1 else 'classes'
     self.kind = kinds.get(config.problem_type, fallback)

@@ -14,6 +14,7 @@ from kdjax import report
 _FREE = ('name', 'compare', 'baselines', 'eval', 'export', 'mesh')
 _FREE_TRAIN = ('keep', 'log_every', 'remat', 'resident', 'tensorboard')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
+_LENGTHS = 'lengths'  # of its batches: in run.json beside what it was asked
 _BESIDE = ('teacher', 'generator')  # runs of the models beside the student
 _MASKED = ('mlm', 'mlm_kd')  # methods of masked language models
 
@@ -161,9 +162,20 @@ def differ(workdir: pathlib.Path, asked: dict) -> str:
   path = workdir / 'run.json'
   if not path.exists():
     return ''
-  there = report.read_json(path)
+  there = {k: v for k, v in report.read_json(path).items() if k != _LENGTHS}
   keys = sorted(k for k in asked.keys() | there.keys() if asked.get(k) != there.get(k))
   return ', '.join(f'{k}: {there.get(k)!r} there, {asked.get(k)!r} now' for k in keys[:4])
+
+
+def begin(workdir: pathlib.Path, asked: dict, shapes: tuple[int, ...]) -> None:
+  """Write down what the run in this folder is asked, and the lengths of its batches."""
+  report.write_json(workdir / 'run.json', asked | {_LENGTHS: shapes})
+
+
+def began(workdir: pathlib.Path) -> list[int]:
+  """The lengths of batches that the run in this folder goes on with; [] where it is to begin."""
+  path = workdir / 'run.json'
+  return report.read_json(path).get(_LENGTHS, []) if path.exists() else []
 
 
 def same(workdir: pathlib.Path, asked: dict) -> None:

@@ -175,6 +175,50 @@ def test_a_dry_run_trains_and_writes_nothing(rng, tmp_path, capsys):
   assert '96 rows' in said and 'teacher: 4 steps' in said and '[CLS]' in said
 
 
+def test_lengths_are_chosen_by_run_and_a_run_goes_on_with_its_own(
+  rng, tmp_path, monkeypatch, caplog
+):
+  class Halt(Exception):
+    pass
+
+  def fit(method, params, data, score, c, buckets, *rest):
+    seen.append(buckets)
+    raise Halt
+
+  def begin(workdir):
+    with pytest.raises(Halt):
+      jobs.trained(jobs.prepare(c, workdir))
+
+  monkeypatch.setattr('kdjax.train.fit', fit)
+  monkeypatch.setattr('kdjax.data.lengths._PRICE', 0)
+  caplog.set_level('INFO', 'kdjax')
+  seen, work = [], tmp_path / 'work'
+  c = toy.config('kd', tmp_path, rng, **{'data.buckets': ('auto',)})
+  begin(work)
+  assert seen == [(8, 12)] and 'teacher: lengths 8, 12: 1.' in caplog.text
+  assert json.loads((work / 'teacher' / 'run.json').read_text())['lengths'] == [8, 12]
+  begin(work)
+  monkeypatch.setattr('kdjax.data.lengths._PRICE', 10**9)
+  begin(work)  # chosen now, they would be others
+  assert seen == [(8, 12)] * 3
+  begin(tmp_path / 'other')
+  assert seen[-1] == (12,)
+  c.data.buckets = (8,)
+  with pytest.raises(ValueError, match=r"data.buckets: \['auto'\] there, \[8, 12\] now"):
+    jobs.prepare(c, work)
+
+
+def test_chosen_lengths_are_of_a_runs_own_steps_and_of_no_seed(rng, tmp_path, monkeypatch):
+  fields = {'data.buckets': ('auto',), 'train.steps': 40, 'teacher.steps': 1}
+  c = toy.config('kd', tmp_path, rng, **fields)
+  plan = jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache'))
+  monkeypatch.setattr('kdjax.data.lengths._PRICE', 200)
+  assert jobs.lengths_of(plan, 'kd') == (8, 12) and jobs.lengths_of(plan, 'teacher') == (12,)
+  plan.c.seed, plan.c.seeds = 7, 3
+  assert jobs.lengths_of(plan, 'kd') == (8, 12)
+  assert plan.scoring[1] == (12,)
+
+
 def test_a_run_on_a_split_mesh_trains_scores_and_predicts(rng, tmp_path, capsys, caplog):
   from kdjax import dry
 
@@ -253,6 +297,7 @@ def test_bad_input_is_named_before_training(rng, tmp_path):
   bad('nowhere.csv', **{'data.train': str(tmp_path / 'nowhere.csv')})
   bad('config.compare names kdd: none of .*augpro', compare='kdd')
   bad('must be at least 1', **{'train.batch_size': 0})
+  bad('config.data.buckets is', **{'data.buckets': ('often',)})
   bad("config.train.nonfinite='ignore' is none of stop, skip", **{'train.nonfinite': 'ignore'})
   bad("config.train.remat='all' is none of none, dots, full", **{'train.remat': 'all'})
   bad("config.train.prng='philox' is none of threefry2x32, rbg", **{'train.prng': 'philox'})
@@ -340,8 +385,8 @@ def test_settling_fills_what_depends_on_the_task(rng, tmp_path):
 
   c, spec = env.settle(kd.get_config())
   assert (spec.name, c.data.source) == ('docs', 'docs')
-  assert (c.data.max_length, c.data.buckets) == (32, (16, 32))
+  assert (c.data.max_length, c.data.buckets) == (32, ('auto',))
   c, spec = env.settle(kd.get_config('sst2'))
-  assert (c.data.source, c.data.max_length, c.data.buckets) == ('hub', 128, (16, 32, 64, 128))
+  assert (c.data.source, c.data.max_length, c.data.buckets) == ('hub', 128, ('auto',))
   c, spec = env.settle(toy.config('kd', tmp_path, rng))
   assert (spec.name, c.data.source, c.data.buckets) == ('own', 'files', (12,))

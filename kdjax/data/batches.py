@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdjax.data import lengths
 from kdjax.data import tokens as ids
 
 
@@ -79,19 +80,6 @@ def check_group(group: int, batch_size: int) -> None:
     )
 
 
-def lengths(buckets: Sequence[int], max_length: int) -> tuple[int, ...]:
-  """Lengths of batches: the buckets below max_length, and max_length itself, in order.
-
-  So no row is cut for its bucket, and no bucket is longer than any row can be.
-
-  Raises:
-    ValueError: a bucket below 1.
-  """
-  if any(bucket < 1 for bucket in buckets):
-    raise ValueError(f'config.data.buckets is {tuple(buckets)}; lengths must be 1 or more')
-  return tuple(sorted({int(b) for b in buckets if b < max_length} | {int(max_length)}))
-
-
 def train_batches(
   data: Dataset, batch_size: int, buckets: Sequence[int], seed: int, start: int = 0, own=ALL
 ) -> Iterator[Batch]:
@@ -112,7 +100,7 @@ def train_plan(
   """(L, i64[B] places in data) of endless batches from number `start` on.
 
   A pure function of (data, seed, run, batch number). L, the length of the batch, is one of
-  `lengths(buckets, max_length)`.
+  `lengths.upto(buckets, max_length)`.
 
   An epoch is floor(n / batch_size) batches and has no row twice; the n mod batch_size rows that it
   leaves out are drawn anew each epoch, whatever their length. With data.group = g, rows come in
@@ -132,7 +120,7 @@ def train_plan(
   steps = steps_per_epoch(n, batch_size)
   if start < 0:
     raise ValueError(f'batch number {start} is below 0')
-  shapes = lengths(buckets, data.tokens.tokens.shape[1])
+  shapes = lengths.upto(buckets, data.tokens.tokens.shape[1])
   return _endless(data, batch_size, shapes, seed, start, steps, run)
 
 
@@ -185,7 +173,7 @@ def eval_batches(
   n = _check(data)
   if batch_size < 1:
     raise ValueError(f'batch size is {batch_size}; it must be 1 or more')
-  shapes = lengths(buckets, data.tokens.tokens.shape[1])
+  shapes = lengths.upto(buckets, data.tokens.tokens.shape[1])
   longest = _longest(data, slice(None))
   plan, rest = _group(np.argsort(longest, kind='stable'), longest, batch_size, shapes)
   for L, rows in plan:
@@ -251,6 +239,13 @@ def _longest(data: Dataset, rows: slice) -> np.ndarray:
   if data.teacher is None:
     return data.tokens.length[rows]
   return np.maximum(data.tokens.length[rows], data.teacher.length[rows])
+
+
+def row_lengths(data: Dataset) -> np.ndarray:
+  """i32[n], the length that each row asks of its batch, by its group: n without broken groups."""
+  whole = len(data.index) // data.group * data.group
+  each = _longest(data, slice(whole)).reshape(-1, data.group).max(1)
+  return np.repeat(each, data.group)
 
 
 def host(data: Dataset, rows: np.ndarray, L: int, own=ALL) -> Batch:

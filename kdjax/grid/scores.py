@@ -47,7 +47,7 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> Non
   """Score every model of a job; of several hosts all compute, and the first writes."""
   models = jobs.trained(plan)
   data = _data(job, plan, tests)
-  sizes = plan.c.eval.batch_size, plan.c.data.buckets, plan.mesh
+  sizes = plan.scoring
   calls, slow, said, teacher = {}, {}, {}, {}
   few = batches.part(data[plan.spec.evaluation[0]], slice(_TIMED))
   one = batches.part(few, slice(_ONE))

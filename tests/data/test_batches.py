@@ -141,14 +141,6 @@ def test_short_rows_get_short_batches_and_lengths_come_mixed(rng):
   assert scored == sorted(shapes)
 
 
-def test_buckets_end_at_max_length():
-  assert batches.lengths((32, 16), 64) == (16, 32, 64)
-  assert batches.lengths((16, 64, 128), 64) == (16, 64)
-  assert batches.lengths((), 64) == (64,)
-  with pytest.raises(ValueError, match=r'config.data.buckets'):
-    batches.lengths((0, 8), 64)
-
-
 @pytest.mark.parametrize('width', [None, 4])
 def test_scores_and_bits_keep_their_type_and_shape(rng, width):
   label = rng.normal(size=(10,) if width is None else (10, width)).astype(np.float32)
