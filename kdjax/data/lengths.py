@@ -6,7 +6,7 @@ import numpy as np
 
 AUTO = ('auto',)
 SCORED = (16, 32, 64, 128, 256)  # of what is scored, up to max_length
-# A tile of float32 has 8 rows on a TPU, a register of AVX2 8 numbers: of the rest of one, padding.
+# Whole tiles: of float32, 8 rows on a TPU, and 8 numbers in a register of AVX2.
 _MULTIPLE = 8
 # Places (rows x length) that a further length must save in a run. MiniLM's steps on CPU: compiling
 # one takes as long as 14,000 to 40,000, loading it 3,000 to 6,000 (docs/performance.md).
