@@ -29,7 +29,7 @@ def config(task: str, method: str) -> ConfigDict:
   c.generator = _generator()
   c.train = _train()
   c.eval = ConfigDict(dict(batch_size=64, model='', split=''))
-  c.export = ConfigDict(dict(dir=''))
+  c.export = _export()
   c.mesh = _mesh()
   c.baselines = ConfigDict()
   for name in _names():
@@ -67,6 +67,15 @@ def _of_images(c: ConfigDict) -> None:
     on_images = getattr(importlib.import_module(f'configs.{name}'), 'on_images', dict)
     for method, fields in on_images().items():
       c.baselines[method].update(fields)
+
+
+def _export() -> ConfigDict:
+  c = ConfigDict()
+  c.dir = ''  # '': <workdir>/export
+  c.formats = ''  # beside the HuggingFace folder, by commas: stablehlo, onnx
+  c.rows = 500  # of the split that chose the model: on them each format is checked
+  c.tolerance = 1e-4  # of a logit; a format that is further off is not left in place
+  return c
 
 
 def _mesh() -> ConfigDict:

@@ -9,11 +9,7 @@ and so on have model, result.json and log.jsonl of each.
 import dataclasses
 import json
 import pathlib
-import shutil
 import time
-
-import jax
-import numpy as np
 
 from kdjax import (
   answers,
@@ -35,7 +31,6 @@ from kdjax import (
 )
 from kdjax.data import batches, lengths
 from kdjax.methods import base
-from kdjax.models import hf, vision_files
 
 
 def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> env.Plan:
@@ -424,37 +419,3 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
   if hosts.first():
     print(f'{len(text.splits[split].first)} predictions of {where} in {path}')
   return path
-
-
-def export(c, workdir: pathlib.Path) -> pathlib.Path:
-  """Copy the best checkpoint's HuggingFace folder out, or each seed's, and read it back."""
-  models = chosen(c, workdir)
-  target = pathlib.Path(c.export.dir) if c.export.dir else workdir / 'export'
-  if not hosts.first():
-    return target
-  if target.exists() and any(target.iterdir()):
-    raise ValueError(f'{target} is not empty: set config.export.dir, or delete it')
-  spare = target.with_name(target.name + '.tmp')
-  shutil.rmtree(spare, ignore_errors=True)
-  kind = 'mlm' if runs.masked(c) else 'classify'
-  for seed, where in models.items():
-    copy = spare / f'seed{seed}' if len(models) > 1 else spare
-    shutil.copytree(where, copy)
-    first, second = (net.split(_read(d, kind))[1] for d in (where, copy))
-    if not all(map(np.array_equal, *(_leaves(p) for p in (first, second)))):
-      raise RuntimeError(f'{copy} does not read back as {where}')
-  if target.exists():
-    target.rmdir()
-  spare.rename(target)
-  print(f'exported {", ".join(map(str, models.values()))} to {target}')
-  return target
-
-
-def _read(folder: pathlib.Path, kind: str):
-  if vision_files.holds(folder):
-    return vision_files.load(folder)[0]
-  return hf.load(str(folder), head=kind)[0]
-
-
-def _leaves(params):
-  return [np.asarray(p) for p in jax.tree.leaves(params)]

@@ -52,7 +52,7 @@ def _share_configs(path: str) -> None:
 
 def _main(argv) -> None:
   del argv
-  from kdjax import dry, hosts, jobs  # after the flags: jax is not loaded for --help
+  from kdjax import dry, exports, hosts, jobs  # after the flags: jax is not loaded for --help
 
   c, workdir, mode = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.mode
   if 'grid' in c:
@@ -66,7 +66,8 @@ def _main(argv) -> None:
         dry.show(plan)
   else:
     with one_line_errors():
-      {'eval': jobs.evaluation, 'predict': jobs.prediction, 'export': jobs.export}[mode](c, workdir)
+      does = dict(eval=jobs.evaluation, predict=jobs.prediction, export=exports.export)
+      does[mode](c, workdir)
 
 
 def train(c, workdir: pathlib.Path, do=None) -> tuple:

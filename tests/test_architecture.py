@@ -49,7 +49,11 @@ ARROWS = {
     'net', 'predict', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop', 'train',
   },
   'dry': {'env', 'jobs', 'runs', 'train'},
-  'main': {'allocator', 'distributed', 'dry', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop'},
+  'formats': {'data', 'net'},
+  'exports': {'data', 'env', 'formats', 'hosts', 'jobs', 'models', 'net', 'report', 'runs', 'tasks'},
+  'main': {
+    'allocator', 'distributed', 'dry', 'exports', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop',
+  },
   'grid': {
     'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
     'runs', 'tasks',

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import dry, jobs, net, runs
+from kdjax import dry, exports, jobs, net, runs
 from kdjax.models import hf
 from tests import toy
 
@@ -121,7 +121,7 @@ def test_alone_it_says_how_well_it_guesses_before_and_after(alone, capsys):
   assert 'top1' in capsys.readouterr().out
   with pytest.raises(ValueError, match='mlm has no --mode=predict'):
     jobs.prediction(c, workdir)
-  assert _same(jobs.export(c, workdir), workdir / 'generator' / 'model')
+  assert _same(exports.export(c, workdir), workdir / 'generator' / 'model')
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(alone, tmp_path, monkeypatch):

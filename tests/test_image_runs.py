@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, jobs, net
+from kdjax import dry, env, exports, jobs, net
 from kdjax.data import sources
 from kdjax.methods import base
 from kdjax.models import vision_files
@@ -99,7 +99,7 @@ def test_eval_predict_and_export_agree_with_the_run(run, tmp_path):
   assert np.mean(np.array(names, int) == label) == pytest.approx(want['test']['accuracy'])
   with c.unlocked():
     c.export.dir = str(tmp_path / 'out')
-  target = jobs.export(c, workdir)
+  target = exports.export(c, workdir)
   a, b = (
     net.split(vision_files.load(d)[0])[1] for d in (target, workdir / 'backward_kd' / 'model')
   )

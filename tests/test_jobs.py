@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, jobs, net
+from kdjax import dry, env, exports, jobs, net
 from kdjax.models import hf
 from tests import tiny, toy
 
@@ -159,11 +159,11 @@ def test_eval_predict_and_export_read_the_trained_student(run, capsys):
   path = jobs.prediction(c, workdir)
   lines = path.read_text().splitlines()
   assert lines[0] == 'index,prediction,neg,pos' and len(lines) == 41
-  target = jobs.export(c, workdir)
+  target = exports.export(c, workdir)
   one, two = (net.split(hf.load(d)[0])[1] for d in (target, workdir / 'augpro' / 'model'))
   assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
   with pytest.raises(ValueError, match='not empty'):
-    jobs.export(c, workdir)
+    exports.export(c, workdir)
   capsys.readouterr()
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import dry, jobs, net, runs
+from kdjax import dry, exports, jobs, net, runs
 from kdjax.models import hf
 from tests import toy
 
@@ -138,7 +138,7 @@ def test_a_finished_run_stands_and_its_modes_work(run, monkeypatch, tmp_path, ca
   assert scores['validation'] == pytest.approx(rows['codir_pre']['validation'], rel=1e-5)
   with pytest.raises(ValueError, match='method mlm_kd has no --mode=predict'):
     jobs.prediction(c, workdir)
-  assert _same(_params(jobs.export(c, workdir)), _params(workdir / 'codir_pre' / 'model'))
+  assert _same(_params(exports.export(c, workdir)), _params(workdir / 'codir_pre' / 'model'))
   capsys.readouterr()
   dry.show(jobs.prepare(c, tmp_path / 'dry', str(tmp_path / 'cache')))
   said = capsys.readouterr().out

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import checkpoint, dry, guard, jobs, net, runs, seeds
+from kdjax import checkpoint, dry, exports, guard, jobs, net, runs, seeds
 from kdjax.models import hf
 from tests import tiny, toy
 
@@ -162,7 +162,7 @@ def test_eval_predict_and_export_know_of_all_seeds(run, capsys):
     assert scores['seeds'][seed]['validation'] == pytest.approx(own['validation'])
   jobs.prediction(c, workdir)
   assert f'seed{SEEDS[0]}' in capsys.readouterr().out
-  target = jobs.export(c, workdir)
+  target = exports.export(c, workdir)
   for seed in SEEDS:
     found, wanted = map(_params, (target / f'seed{seed}', workdir / 'kd' / f'seed{seed}' / 'model'))
     assert jax.tree.all(jax.tree.map(np.array_equal, found, wanted))

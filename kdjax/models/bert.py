@@ -136,7 +136,7 @@ class Embeddings(nnx.Module):
     else:
       # Real tokens count from offset + 1, padding sits at offset, wherever the padding is.
       real = mask.astype(jnp.int32)
-      x = x + self.position.table[...][jnp.cumsum(real, 1) * real + spec.position_offset]
+      x = x + self.position.table[...][jnp.cumsum(real, axis=1) * real + spec.position_offset]
     if spec.types == 1:
       x = x + self.type.table[...][None]  # RoBERTa: one row, whatever the segments say
     elif spec.types:

@@ -1,0 +1,173 @@
+"""--mode=export: a model's folder for transformers, other formats in it, and each one checked."""
+
+import importlib.util
+import pathlib
+import shutil
+import time
+
+import jax
+import numpy as np
+
+from kdjax import env, formats, hosts, jobs, net, report, runs, tasks
+from kdjax.data import batches, table, tokens
+from kdjax.models import hf, vision_files
+
+REPORT = 'export_report.json'
+_LONGEST = 128  # tokens, where config.data.max_length says nothing
+_BATCH = 32  # rows
+_TIMED = 20  # calls of one row
+
+
+def export(c, workdir: pathlib.Path) -> pathlib.Path:
+  """The best checkpoint's folder, or of many seeds each one's, copied to config.export.dir.
+
+  config.export.formats are written into it. export_report.json says of each, and of the folder
+  itself as transformers on torch reads it where torch is installed, how far it is from kdjax's own
+  logits on real rows, its latency and its size.
+
+  Raises:
+    ValueError: the folder is not empty; a format is not known, or not for this model; a package is
+      missing; or a format is further off than config.export.tolerance. Nothing is left then.
+  """
+  models = jobs.chosen(c, workdir)
+  target = pathlib.Path(c.export.dir) if c.export.dir else workdir / 'export'
+  text = not runs.masked(c) and not any(map(vision_files.holds, models.values()))
+  wanted = _wanted(c, text)
+  if not hosts.first():
+    return target
+  if target.exists() and any(target.iterdir()):
+    raise ValueError(f'{target} is not empty: set config.export.dir, or delete it')
+  rows = _rows(c) if text else None
+  spare = target.with_name(target.name + '.tmp')
+  shutil.rmtree(spare, ignore_errors=True)
+  try:
+    for seed, where in models.items():
+      copy = spare / f'seed{seed}' if len(models) > 1 else spare
+      shutil.copytree(where, copy)
+      _equal(where, copy, 'mlm' if runs.masked(c) else 'classify')
+      if text:
+        _write(c, copy, wanted, *rows)
+    if target.exists():
+      target.rmdir()
+    spare.rename(target)
+  finally:
+    shutil.rmtree(spare, ignore_errors=True)
+  print(f'exported {", ".join(map(str, models.values()))} to {target}')
+  return target
+
+
+def _wanted(c, text: bool) -> dict[str, formats.Format]:
+  names = [part.strip() for part in c.export.formats.split(',') if part.strip()]
+  for name in names:
+    if name not in formats.ALL:
+      raise ValueError(f'config.export.formats: {name} is none of {", ".join(formats.ALL)}')
+  if names and not text:
+    raise ValueError('config.export.formats is of classifiers of text: leave it empty')
+  found = {name: formats.ALL[name] for name in names}
+  for name, form in found.items():
+    if missing := [p for p in form.needs if not importlib.util.find_spec(p)]:
+      raise ValueError(f'config.export.formats={name} needs {", ".join(missing)}: {formats.REMEDY}')
+  return found
+
+
+def _rows(c) -> tuple:
+  """(kind of the task, rows on which formats are compared): of the split that chose the model."""
+  _, spec, text = env.read(c)
+  split = text.splits[next(s for s in spec.evaluation if s in text.splits)]
+  return spec.kind, table.take(split, np.arange(min(c.export.rows, len(split.index))))
+
+
+def _equal(where: pathlib.Path, copy: pathlib.Path, head: str) -> None:
+  """RuntimeError unless the copy holds the same parameters."""
+
+  def leaves(folder):
+    module = vision_files.load(folder) if vision_files.holds(folder) else None
+    module = (module or hf.load(str(folder), head=head))[0]
+    return map(np.asarray, jax.tree.leaves(net.split(module)[1]))
+
+  if not all(map(np.array_equal, leaves(where), leaves(copy))):
+    raise RuntimeError(f'{copy} does not read back as {where}')
+
+
+def _write(c, copy: pathlib.Path, wanted: dict[str, formats.Format], kind: str, rows) -> None:
+  """The formats of one classifier, and its report."""
+  module, _, tokenizer = hf.load(str(copy))
+  cut, params = net.split(module)
+  longest = min(c.data.max_length or _LONGEST, module.spec.max_length)
+  asked = formats.inputs(tokenizer, longest)
+  calls, sizes = {'kdjax': formats.plain(cut, params, asked)}, {}
+  if importlib.util.find_spec('torch'):
+    calls['transformers'] = formats.read_torch(copy)
+  for name, form in wanted.items():
+    folder = copy / name
+    folder.mkdir()
+    form.write(folder, cut, params, asked)
+    calls[name] = form.read(folder, asked)
+    sizes[name] = sum(file.stat().st_size for file in folder.iterdir())
+  ids = tokens.tokenise(rows, tokenizer, longest)
+  data = batches.Dataset(ids, rows.label, rows.index, None)
+  found = _compared(calls, data, asked, kind)
+  for name, row in found.items():
+    row['bytes'] = sizes.get(name, (copy / 'model.safetensors').stat().st_size)
+  said = dict(
+    rows=len(rows.index), tolerance=c.export.tolerance, inputs=asked.names, lengths=asked.lengths
+  )
+  report.write_json(copy / REPORT, said | dict(formats=found, versions=report.versions()))
+  print(_table(found))
+  off = {k: row['difference'] for k, row in found.items()}
+  off = {k: value for k, value in off.items() if not value <= c.export.tolerance}
+  if off:
+    raise ValueError(
+      f'nothing is exported: logits differ from those of kdjax by {max(off.values()):.2g} '
+      f'({", ".join(off)}); config.export.tolerance is {c.export.tolerance}'
+    )
+
+
+def _compared(calls: dict[str, formats.Call], data, asked: formats.Inputs, kind: str) -> dict:
+  """By format: largest difference of a logit, share of rows decided alike, ms of a row alone."""
+  found = {name: [] for name in calls}
+  for batch, real in batches.eval_batches(data, _BATCH, asked.lengths):
+    for name, call in calls.items():
+      found[name].append(call(asked.of(batch))[:real])
+  logits = {name: np.concatenate(pieces) for name, pieces in found.items()}
+  decide, own = tasks.KINDS[kind].decide, logits['kdjax']
+  decided = {name: np.asarray(decide(x)).reshape(len(own), -1) for name, x in logits.items()}
+  alike = lambda x: float((x == decided['kdjax']).all(1).mean())  # noqa: E731
+  return {
+    name: dict(
+      difference=float(np.abs(x - own).max()),
+      agreement=None if kind == 'regression' else alike(decided[name]),
+      latency_ms=ms,
+    )
+    for (name, x), ms in zip(logits.items(), _latency(calls, data, asked), strict=True)
+  }
+
+
+def _latency(calls: dict[str, formats.Call], data, asked: formats.Inputs) -> list[float]:
+  """Median ms of a call of one row, the formats in turn."""
+  few = batches.part(data, slice(_TIMED))
+  each = [asked.of(batch) for batch, _ in batches.eval_batches(few, 1, asked.lengths)]
+  spent = {name: [] for name in calls}
+  for timed in (False, True):  # the first round compiles
+    for given in each:
+      for name, call in calls.items():
+        begin = time.perf_counter()
+        call(given)
+        if timed:
+          spent[name].append(time.perf_counter() - begin)
+  return [float(np.median(own)) * 1e3 for own in spent.values()]
+
+
+def _table(found: dict[str, dict]) -> str:
+  head = ['', 'largest difference', 'decided alike', 'ms a row', 'MB']
+  lines = [
+    [
+      name,
+      f'{row["difference"]:.1e}',
+      '' if row['agreement'] is None else f'{row["agreement"]:.2%}',
+      f'{row["latency_ms"]:.2f}',
+      f'{row["bytes"] / 1e6:.1f}',
+    ]
+    for name, row in found.items()
+  ]
+  return report.markdown(head, lines)

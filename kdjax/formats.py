@@ -1,0 +1,166 @@
+"""A classifier as a file that needs no kdjax: StableHLO, of any batch and length; ONNX.
+
+Both take what a HuggingFace tokenizer gives, `Inputs.names`, i32[B, L] each, and return logits
+f32[B, C]. Parameters are constants of the file.
+"""
+
+import hashlib
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import export
+
+from kdjax import net
+from kdjax.data import batches
+
+REMEDY = "pip install 'kdjax[onnx]'"
+HLO, ONNX, WEIGHTS = 'model.stablehlo', 'model_{}.onnx', 'weights.bin'
+_PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+_LENGTHS = (16, 32, 64, 128, 256, 512)
+_SMALL = 1024  # bytes; smaller constants stay in the graph
+_NAMES = dict(input_ids='tokens', token_type_ids='segments', attention_mask='mask')
+
+Call = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs by name -> logits f32[B, C]
+
+
+class Inputs(NamedTuple):
+  """What a model takes.
+
+  names: of its inputs, in order. longest: tokens of a text at most. lengths: to which texts are
+  padded, where a format has fixed ones.
+  """
+
+  names: tuple[str, ...]
+  longest: int
+  lengths: tuple[int, ...]
+
+  def of(self, batch: net.Batch) -> dict[str, np.ndarray]:
+    """A batch of kdjax by those names, i32."""
+    return {name: np.asarray(batch[_NAMES[name]], np.int32) for name in self.names}
+
+
+class Format(NamedTuple):
+  """write: (folder, net, parameters, inputs); read: (folder, inputs) -> Call; needs: packages."""
+
+  write: Callable
+  read: Callable[..., Call]
+  needs: tuple[str, ...] = ()
+
+
+def inputs(tokenizer, longest: int) -> Inputs:
+  """Those that the tokenizer gives and an encoder reads."""
+  names = tuple(name for name in _NAMES if name in tokenizer.model_input_names)
+  return Inputs(names, longest, batches.lengths(_LENGTHS, longest))
+
+
+def plain(cut: net.Net, params: net.Params, asked: Inputs) -> Call:
+  """The model itself, as the formats are called."""
+  call = jax.jit(_function(cut, params, asked))
+  return lambda given: np.asarray(call(*(given[name] for name in asked.names)))
+
+
+def _function(cut: net.Net, params: net.Params, asked: Inputs) -> Callable:
+  """Arrays in the order of asked.names -> logits."""
+
+  def classify(*arrays):
+    given = {_NAMES[name]: x for name, x in zip(asked.names, arrays, strict=True)}
+    batch = dict(given, mask=given['mask'] != 0)
+    batch.setdefault('segments', given['tokens'] * 0)
+    return cut(params, batch).logits
+
+  return classify
+
+
+def write_stablehlo(folder: pathlib.Path, cut: net.Net, params: net.Params, asked: Inputs) -> None:
+  """<folder>/model.stablehlo, by jax.export: batch and length are symbols; CPU, GPU and TPU."""
+  shape = export.symbolic_shape('batch, length', constraints=[f'length <= {asked.longest}'])
+  each = [jax.ShapeDtypeStruct(shape, np.int32)] * len(asked.names)
+  function = jax.jit(_function(cut, params, asked))
+  exported = export.export(function, platforms=_PLATFORMS)(*each)
+  (folder / HLO).write_bytes(exported.serialize())
+
+
+def read_stablehlo(folder: pathlib.Path, asked: Inputs) -> Call:
+  """The file as a function."""
+  call = jax.jit(export.deserialize((folder / HLO).read_bytes()).call)
+  return lambda given: np.asarray(call(*(given[name] for name in asked.names)))
+
+
+def write_onnx(folder: pathlib.Path, cut: net.Net, params: net.Params, asked: Inputs) -> None:
+  """<folder>/model_<length>.onnx of each length, for any batch, and the weights that they share."""
+  import jax2onnx
+  import onnx
+
+  for name in ('jax2onnx', 'onnx_ir'):  # of shapes that they leave out, a line each
+    logging.getLogger(name).setLevel(logging.ERROR)
+  function, kept = _function(cut, params, asked), {}
+  with (folder / WEIGHTS).open('wb') as file:
+    for length in asked.lengths:
+      each = [jax.ShapeDtypeStruct(('batch', length), np.int32)] * len(asked.names)
+      graph = jax2onnx.to_onnx(
+        function, each, model_name='kdjax', input_names=asked.names, output_names=['logits']
+      )
+      for tensor in graph.graph.initializer:
+        _move(tensor, file, kept)
+      onnx.save(graph, folder / ONNX.format(length))
+
+
+def _move(tensor, file, kept: dict[bytes, int]) -> None:
+  """A large constant goes into the common file, once."""
+  from onnx import external_data_helper, numpy_helper
+
+  array = numpy_helper.to_array(tensor)
+  if array.nbytes < _SMALL:
+    return
+  tensor.raw_data = array.tobytes()
+  for other in ('float_data', 'int32_data', 'int64_data'):
+    tensor.ClearField(other)
+  key = hashlib.sha256(tensor.raw_data).digest()
+  if key not in kept:
+    file.seek(-(-file.tell() // 4096) * 4096)  # mapped by whole pages
+    kept[key] = file.tell()
+    file.write(tensor.raw_data)
+  external_data_helper.set_external_data(tensor, WEIGHTS, kept[key], array.nbytes)
+  tensor.ClearField('raw_data')
+
+
+def read_onnx(folder: pathlib.Path, asked: Inputs) -> Call:
+  """The files as one function, of the lengths that there are; on this machine's CPU."""
+  import onnxruntime
+
+  sessions = {
+    length: onnxruntime.InferenceSession(
+      folder / ONNX.format(length), providers=['CPUExecutionProvider']
+    )
+    for length in asked.lengths
+  }
+
+  def call(given):
+    session = sessions[given['input_ids'].shape[1]]
+    return session.run(['logits'], {x.name: given[x.name] for x in session.get_inputs()})[0]
+
+  return call
+
+
+def read_torch(folder: pathlib.Path) -> Call:
+  """The HuggingFace folder as transformers on torch reads it."""
+  import torch
+  import transformers
+
+  model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+  def call(given):
+    with torch.no_grad():
+      return model(**{k: torch.from_numpy(x).long() for k, x in given.items()}).logits.numpy()
+
+  return call
+
+
+ALL = dict(
+  stablehlo=Format(write_stablehlo, read_stablehlo),
+  onnx=Format(write_onnx, read_onnx, ('jax2onnx', 'onnxruntime')),
+)
