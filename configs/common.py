@@ -72,9 +72,10 @@ def _of_images(c: ConfigDict) -> None:
 def _export() -> ConfigDict:
   c = ConfigDict()
   c.dir = ''  # '': <workdir>/export
-  c.formats = ''  # beside the HuggingFace folder, by commas: stablehlo, onnx
+  c.formats = ''  # beside the HuggingFace folder, by commas: stablehlo, onnx, int8
   c.rows = 500  # of the split that chose the model: on them each format is checked
   c.tolerance = 1e-4  # of a logit; a format that is further off is not left in place
+  c.agreement = 0.98  # share of rows to be decided alike, by int8 too; of scores, correlation
   return c
 
 

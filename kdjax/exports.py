@@ -27,7 +27,8 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
 
   Raises:
     ValueError: the folder is not empty; a format is not known, or not for this model; a package is
-      missing; or a format is further off than config.export.tolerance. Nothing is left then.
+      missing; or a format is further off than config.export.tolerance, or agreement, allows.
+      Nothing is left then.
   """
   models = jobs.chosen(c, workdir)
   target = pathlib.Path(c.export.dir) if c.export.dir else workdir / 'export'
@@ -92,16 +93,15 @@ def _equal(where: pathlib.Path, copy: pathlib.Path, head: str) -> None:
 def _write(c, copy: pathlib.Path, wanted: dict[str, formats.Format], kind: str, rows) -> None:
   """The formats of one classifier, and its report."""
   module, _, tokenizer = hf.load(str(copy))
-  cut, params = net.split(module)
   longest = min(c.data.max_length or _LONGEST, module.spec.max_length)
   asked = formats.inputs(tokenizer, longest)
-  calls, sizes = {'kdjax': formats.plain(cut, params, asked)}, {}
+  calls, sizes = {'kdjax': formats.plain(module, asked)}, {}
   if importlib.util.find_spec('torch'):
     calls['transformers'] = formats.read_torch(copy)
   for name, form in wanted.items():
     folder = copy / name
     folder.mkdir()
-    form.write(folder, cut, params, asked)
+    form.write(folder, module, asked)
     calls[name] = form.read(folder, asked)
     sizes[name] = sum(file.stat().st_size for file in folder.iterdir())
   ids = tokens.tokenise(rows, tokenizer, longest)
@@ -114,29 +114,45 @@ def _write(c, copy: pathlib.Path, wanted: dict[str, formats.Format], kind: str, 
   )
   report.write_json(copy / REPORT, said | dict(formats=found, versions=report.versions()))
   print(_table(found))
-  off = {k: row['difference'] for k, row in found.items()}
-  off = {k: value for k, value in off.items() if not value <= c.export.tolerance}
+  exact = {name for name in found if name not in wanted or wanted[name].exact}
+  off = [name for name in exact if not found[name]['difference'] <= c.export.tolerance]
   if off:
     raise ValueError(
-      f'nothing is exported: logits differ from those of kdjax by {max(off.values()):.2g} '
-      f'({", ".join(off)}); config.export.tolerance is {c.export.tolerance}'
+      f'nothing is exported: logits of {", ".join(off)} differ from those of kdjax by '
+      f'{max(found[name]["difference"] for name in off):.2g}, config.export.tolerance is '
+      f'{c.export.tolerance}'
+    )
+  off = [name for name in found if not found[name]['agreement'] >= c.export.agreement]
+  if off:
+    raise ValueError(
+      f'nothing is exported: {", ".join(off)} decides '
+      f'{min(found[name]["agreement"] for name in off):.2%} of the rows as kdjax does, '
+      f'config.export.agreement is {c.export.agreement}'
     )
 
 
 def _compared(calls: dict[str, formats.Call], data, asked: formats.Inputs, kind: str) -> dict:
-  """By format: largest difference of a logit, share of rows decided alike, ms of a row alone."""
+  """By format: largest difference of a logit, share of rows decided alike, ms of a row alone.
+
+  Of scores, their correlation in the place of that share.
+  """
   found = {name: [] for name in calls}
   for batch, real in batches.eval_batches(data, _BATCH, asked.lengths):
     for name, call in calls.items():
       found[name].append(call(asked.of(batch))[:real])
   logits = {name: np.concatenate(pieces) for name, pieces in found.items()}
-  decide, own = tasks.KINDS[kind].decide, logits['kdjax']
-  decided = {name: np.asarray(decide(x)).reshape(len(own), -1) for name, x in logits.items()}
-  alike = lambda x: float((x == decided['kdjax']).all(1).mean())  # noqa: E731
+  own, decide = logits['kdjax'], tasks.KINDS[kind].decide
+
+  def alike(x) -> float:
+    if kind == 'regression':
+      return float(np.corrcoef(x[:, 0], own[:, 0])[0, 1])
+    same = np.asarray(decide(x)) == np.asarray(decide(own))
+    return float(same.reshape(len(own), -1).all(1).mean())
+
   return {
     name: dict(
       difference=float(np.abs(x - own).max()),
-      agreement=None if kind == 'regression' else alike(decided[name]),
+      agreement=alike(x),
       latency_ms=ms,
     )
     for (name, x), ms in zip(logits.items(), _latency(calls, data, asked), strict=True)
@@ -164,7 +180,7 @@ def _table(found: dict[str, dict]) -> str:
     [
       name,
       f'{row["difference"]:.1e}',
-      '' if row['agreement'] is None else f'{row["agreement"]:.2%}',
+      f'{row["agreement"]:.2%}',
       f'{row["latency_ms"]:.2f}',
       f'{row["bytes"] / 1e6:.1f}',
     ]

@@ -1,4 +1,4 @@
-"""A classifier as a file that needs no kdjax: StableHLO, of any batch and length; ONNX.
+"""A classifier as a file that needs no kdjax: StableHLO, of float32 or of int8, and ONNX.
 
 Both take what a HuggingFace tokenizer gives, `Inputs.names`, i32[B, L] each, and return logits
 f32[B, C]. Parameters are constants of the file.
@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jax import export
 
 from kdjax import net
 from kdjax.data import batches
 
-REMEDY = "pip install 'kdjax[onnx]'"
+REMEDY = "pip install 'kdjax[export]'"
 HLO, ONNX, WEIGHTS = 'model.stablehlo', 'model_{}.onnx', 'weights.bin'
 _PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 _LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -44,11 +45,15 @@ class Inputs(NamedTuple):
 
 
 class Format(NamedTuple):
-  """write: (folder, net, parameters, inputs); read: (folder, inputs) -> Call; needs: packages."""
+  """write: (folder, module, inputs); read: (folder, inputs) -> Call; needs: packages.
+
+  exact: its logits are the model's but for rounding; else its decisions are to be, mostly.
+  """
 
   write: Callable
   read: Callable[..., Call]
   needs: tuple[str, ...] = ()
+  exact: bool = True
 
 
 def inputs(tokenizer, longest: int) -> Inputs:
@@ -57,31 +62,65 @@ def inputs(tokenizer, longest: int) -> Inputs:
   return Inputs(names, longest, batches.lengths(_LENGTHS, longest))
 
 
-def plain(cut: net.Net, params: net.Params, asked: Inputs) -> Call:
+def plain(module, asked: Inputs) -> Call:
   """The model itself, as the formats are called."""
-  call = jax.jit(_function(cut, params, asked))
+  call = jax.jit(_of(module, asked))
   return lambda given: np.asarray(call(*(given[name] for name in asked.names)))
 
 
-def _function(cut: net.Net, params: net.Params, asked: Inputs) -> Callable:
-  """Arrays in the order of asked.names -> logits."""
+def _function(logits: Callable, asked: Inputs) -> Callable:
+  """Arrays in the order of asked.names -> what `logits` makes of them as a batch of kdjax."""
 
   def classify(*arrays):
     given = {_NAMES[name]: x for name, x in zip(asked.names, arrays, strict=True)}
     batch = dict(given, mask=given['mask'] != 0)
     batch.setdefault('segments', given['tokens'] * 0)
-    return cut(params, batch).logits
+    return logits(batch)
 
   return classify
 
 
-def write_stablehlo(folder: pathlib.Path, cut: net.Net, params: net.Params, asked: Inputs) -> None:
+def _of(module, asked: Inputs) -> Callable:
+  cut, params = net.split(module)
+  return _function(lambda batch: cut(params, batch).logits, asked)
+
+
+def write_stablehlo(folder: pathlib.Path, module, asked: Inputs) -> None:
   """<folder>/model.stablehlo, by jax.export: batch and length are symbols; CPU, GPU and TPU."""
+  _serialise(folder, _of(module, asked), asked)
+
+
+def _serialise(folder: pathlib.Path, function: Callable, asked: Inputs) -> None:
   shape = export.symbolic_shape('batch, length', constraints=[f'length <= {asked.longest}'])
   each = [jax.ShapeDtypeStruct(shape, np.int32)] * len(asked.names)
-  function = jax.jit(_function(cut, params, asked))
-  exported = export.export(function, platforms=_PLATFORMS)(*each)
+  exported = export.export(jax.jit(function), platforms=_PLATFORMS)(*each)
   (folder / HLO).write_bytes(exported.serialize())
+
+
+def write_int8(folder: pathlib.Path, module, asked: Inputs) -> None:
+  """As StableHLO, by qwix: kernels of dense layers int8, a scale a column; inputs as they come.
+
+  The word table stays float32: it is looked up, and multiplies nothing.
+  """
+  import qwix
+
+  rule = qwix.QuantizationRule(module_path='.*', weight_qtype='int8', act_qtype='int8')
+  ids = np.zeros((1, asked.lengths[0]), np.int32)
+  like = dict(tokens=ids, mask=ids == 0, segments=ids)
+  like = dict(tokens=ids, mask=ids == 0, segments=ids)
+  small = qwix.quantize_model(_Whole(module), qwix.PtqProvider([rule]), like)
+  _serialise(folder, _function(small, asked), asked)
+
+
+class _Whole(nnx.Module):
+  """An encoder as one call, which qwix wants."""
+
+  def __init__(self, module):
+    self.module = module
+
+  def __call__(self, batch: net.Batch) -> jax.Array:
+    e_BLE = self.module.embed(batch['tokens'])
+    return self.module.encode(e_BLE, batch['mask'], batch['segments']).logits
 
 
 def read_stablehlo(folder: pathlib.Path, asked: Inputs) -> Call:
@@ -90,14 +129,14 @@ def read_stablehlo(folder: pathlib.Path, asked: Inputs) -> Call:
   return lambda given: np.asarray(call(*(given[name] for name in asked.names)))
 
 
-def write_onnx(folder: pathlib.Path, cut: net.Net, params: net.Params, asked: Inputs) -> None:
+def write_onnx(folder: pathlib.Path, module, asked: Inputs) -> None:
   """<folder>/model_<length>.onnx of each length, for any batch, and the weights that they share."""
   import jax2onnx
   import onnx
 
   for name in ('jax2onnx', 'onnx_ir'):  # of shapes that they leave out, a line each
     logging.getLogger(name).setLevel(logging.ERROR)
-  function, kept = _function(cut, params, asked), {}
+  function, kept = _of(module, asked), {}
   with (folder / WEIGHTS).open('wb') as file:
     for length in asked.lengths:
       each = [jax.ShapeDtypeStruct(('batch', length), np.int32)] * len(asked.names)
@@ -163,4 +202,5 @@ def read_torch(folder: pathlib.Path) -> Call:
 ALL = dict(
   stablehlo=Format(write_stablehlo, read_stablehlo),
   onnx=Format(write_onnx, read_onnx, ('jax2onnx', 'onnxruntime')),
+  int8=Format(write_int8, read_stablehlo, ('qwix',), exact=False),
 )

@@ -81,7 +81,10 @@ class Dense(nnx.Module):
   def __call__(self, x: Array, dtype, out_dtype=None) -> Array:
     """out_dtype: of the accumulator and the result, where it is wider than dtype."""
     out_dtype = out_dtype or dtype
-    y = flat_dot(x.astype(dtype), self.kernel[...].astype(dtype), out_dtype)
+    kernel = self.kernel[...]
+    if kernel.dtype != dtype:  # a quantised one (exports) says what it stands for, and is not cast
+      kernel = kernel.astype(dtype)
+    y = flat_dot(x.astype(dtype), kernel, out_dtype)
     return y + jax.lax.broadcast_to_rank(self.bias[...].astype(out_dtype), y.ndim)
 
 
