@@ -16,7 +16,7 @@ from flax import nnx
 from jax import export
 
 from kdjax import net
-from kdjax.data import batches
+from kdjax.data import lengths
 
 REMEDY = "pip install 'kdjax[export]'"
 HLO, ONNX, WEIGHTS = 'model.stablehlo', 'model_{}.onnx', 'weights.bin'
@@ -59,7 +59,7 @@ class Format(NamedTuple):
 def inputs(tokenizer, longest: int) -> Inputs:
   """Those that the tokenizer gives and an encoder reads."""
   names = tuple(name for name in _NAMES if name in tokenizer.model_input_names)
-  return Inputs(names, longest, batches.lengths(_LENGTHS, longest))
+  return Inputs(names, longest, lengths.upto(_LENGTHS, longest))
 
 
 def plain(module, asked: Inputs) -> Call:
