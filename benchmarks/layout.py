@@ -45,7 +45,7 @@ def world(layers: int, **knobs):
   import transformers
 
   from kdjax import env, net, tasks
-  from kdjax.models import bert, families
+  from kdjax.models import encoders, families
 
   sizes = dict(
     teacher=(layers, 1024, 16, 'classify'),
@@ -63,7 +63,9 @@ def world(layers: int, **knobs):
       max_position_embeddings=514,
       type_vocab_size=1,
     )
-    nets[name], params[name] = net.split(bert.abstract(families.spec(config, head=head, **knobs)))
+    nets[name], params[name] = net.split(
+      encoders.abstract(families.spec(config, head=head, **knobs))
+    )
   ordinary = jnp.ones(50265, bool)
   task = tasks.KINDS['classes']
   made = env.Env(nets['student'], nets['teacher'], task, ordinary, '', nets['generator'], 50264)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from configs import common
 from kdjax import env, methods, net, sharding, tasks, train
 from kdjax.data import batches, sources, tokens
-from kdjax.models import bert, families, hf, students
+from kdjax.models import encoders, families, hf, students
 from kdjax.report import markdown
 
 _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Steps of each kind; the median is taken.')
@@ -50,7 +50,7 @@ def roberta(layers: int, width: int):
     max_position_embeddings=514,
     type_vocab_size=1,
   )
-  return net.split(bert.abstract(families.spec(config, head='classify')))
+  return net.split(encoders.abstract(families.spec(config, head='classify')))
 
 
 def count(mesh) -> tuple[float, float]:

@@ -84,7 +84,7 @@ def build(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **kno
   import transformers
 
   from kdjax import net
-  from kdjax.models import bert, families
+  from kdjax.models import encoders, families
 
   family, words, *sizes = SIZES[size]
   made = {}
@@ -104,7 +104,7 @@ def build(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **kno
       **(more | (dict(initializer_range=0.3) if size == 'tiny' else {})),
     )
     head = 'mlm' if role == 'generator' else 'classify'
-    module = bert.abstract(families.spec(config, head=head, **knobs))
+    module = encoders.abstract(families.spec(config, head=head, **knobs))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf, rng=rng, std=config.initializer_range):

@@ -30,8 +30,8 @@ ROLES = ('teacher', 'student', 'generator')
 RULES = (
   ('bank', (ROWS, None)),
   ('word/table', (None, BOTH)),
-  ('(query|key|value|up)/kernel', ('fsdp', 'tensor')),
-  ('(query|key|value|up)/bias', ('tensor',)),
+  ('(query|key|value|up|gate)/kernel', ('fsdp', 'tensor')),
+  ('(query|key|value|up|gate)/bias', ('tensor',)),
   ('(mix|down)/kernel', ('tensor', 'fsdp')),
   ('kernel', ('fsdp', None)),
 )

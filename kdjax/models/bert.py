@@ -1,6 +1,7 @@
 """One encoder for BERT, RoBERTa, DistilBERT and ELECTRA (Devlin et al. 2018, arXiv:1810.04805).
 
-The families differ by the fields of families.Spec. Modules hold nnx.Param and nothing else:
+The families differ by the fields of families.Spec. modernbert.py and deberta.py build theirs from
+the same parts, to the same interface. Modules hold nnx.Param and nothing else:
 dropout keys are arguments, tied weights are one attribute used twice, hidden states are returned.
 
 Shapes: B batch, L length, V vocabulary, E embedding width, D width, H heads, K head width,
@@ -10,7 +11,8 @@ used. Layer-norm statistics, the softmax and the logits are float32 whatever tha
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,16 +69,18 @@ def flat_dot(x: Array, kernel: Array, dtype) -> Array:
   return jnp.dot(rows, kernel, preferred_element_type=dtype).reshape(*x.shape[:-1], -1)
 
 
-def _split(key: Array | None, n: int):
+def split(key: Array | None, n: int) -> Any:
+  """n keys; of no key, n times none."""
   return [None] * n if key is None else jax.random.split(key, n)
 
 
 class Dense(nnx.Module):
-  """x [..., I] -> x @ kernel [I, O] + bias [O], in the given dtype."""
+  """x [..., I] -> x @ kernel [I, O] + bias [O], if it has one, in the given dtype."""
 
-  def __init__(self, ins: int, outs: int, std: float, key: Array):
+  def __init__(self, ins: int, outs: int, std: float, key: Array, bias: bool = True):
     self.kernel = nnx.Param(std * jax.random.normal(key, (ins, outs), jnp.float32))
-    self.bias = nnx.Param(jnp.zeros(outs, jnp.float32))
+    if bias:
+      self.bias = nnx.Param(jnp.zeros(outs, jnp.float32))
 
   def __call__(self, x: Array, dtype, out_dtype=None) -> Array:
     """out_dtype: of the accumulator and the result, where it is wider than dtype."""
@@ -85,22 +89,27 @@ class Dense(nnx.Module):
     if kernel.dtype != dtype:  # a quantised one (exports) says what it stands for, and is not cast
       kernel = kernel.astype(dtype)
     y = flat_dot(x.astype(dtype), kernel, out_dtype)
+    if not hasattr(self, 'bias'):
+      return y
     return y + jax.lax.broadcast_to_rank(self.bias[...].astype(out_dtype), y.ndim)
 
 
 class Norm(nnx.Module):
   """Layer norm over the last axis; statistics in float32, result in the given dtype."""
 
-  def __init__(self, width: int):
+  def __init__(self, width: int, bias: bool = True):
     self.scale = nnx.Param(jnp.ones(width, jnp.float32))
-    self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+    if bias:
+      self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
 
   def __call__(self, x: Array, eps: float, dtype) -> Array:
     x = x.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
-    scale, bias = (jax.lax.broadcast_to_rank(p[...], x.ndim) for p in (self.scale, self.bias))
-    return (x * scale + bias).astype(dtype)
+    x = x * jax.lax.broadcast_to_rank(self.scale[...], x.ndim)
+    if hasattr(self, 'bias'):
+      x = x + jax.lax.broadcast_to_rank(self.bias[...], x.ndim)
+    return x.astype(dtype)
 
 
 class Table(nnx.Module):
@@ -118,10 +127,11 @@ class Embeddings(nnx.Module):
     width, std = spec.embed_width, spec.initializer_range
     self.spec = spec
     self.word = Table(spec.vocab, width, std, k_word)
-    self.position = Table(spec.positions, width, std, k_position)
+    if spec.absolute:
+      self.position = Table(spec.positions, width, std, k_position)
     if spec.types:
       self.type = Table(spec.types, width, std, k_type)
-    self.norm = Norm(width)
+    self.norm = Norm(width, spec.norm_bias)
     if width != spec.width:
       self.project = Dense(width, spec.width, std, k_project)
 
@@ -130,13 +140,13 @@ class Embeddings(nnx.Module):
     L = e_BLE.shape[1]
     if spec.max_length < L:
       raise ValueError(
-        f'length {L} exceeds {spec.max_length}, the positions of this {spec.family} model '
-        f'(a table of {spec.positions} rows)'
+        f'length {L} exceeds {spec.max_length}, the positions of this {spec.family} model'
+        + f' (a table of {spec.positions} rows)' * spec.absolute
       )
     x = e_BLE.astype(jnp.float32)
-    if spec.position_offset is None:
+    if spec.absolute and spec.position_offset is None:
       x = x + self.position.table[:L][None]
-    else:
+    elif spec.absolute:
       # Real tokens count from offset + 1, padding sits at offset, wherever the padding is.
       real = mask.astype(jnp.int32)
       x = x + self.position.table[...][jnp.cumsum(real, axis=1) * real + spec.position_offset]
@@ -164,42 +174,68 @@ class Layer(nnx.Module):
     self.down = Dense(spec.ffn, width, std, keys[5])
     self.norm = Norm(width)
 
-  def __call__(self, x_BLD: Array, mask: Array, key: Array | None) -> Array:
+  def __call__(self, x_BLD: Array, mask: Array, key: Array | None, common: Any) -> Array:
+    """common: what Encoder.common has computed for all layers."""
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-    k_attention, k_mix, k_ffn = _split(key, 3)
+    k_attention, k_mix, k_ffn = split(key, 3)
     q, k, v = (
       dense(x_BLD, dtype).reshape(*x_BLD.shape[:2], spec.heads, -1)
       for dense in (self.query, self.key, self.value)
     )
-    a_BLD = attend(spec, q, k, v, mask, k_attention).reshape(x_BLD.shape)
+    a_BLD = self.attend(q, k, v, mask, k_attention, common).reshape(x_BLD.shape)
     a_BLD = drop(self.mix(a_BLD, dtype), spec.mix_dropout, k_mix)
     x_BLD = self.mix_norm(a_BLD + x_BLD, spec.eps, dtype)
     y_BLD = self.down(activation(spec.activation)(self.up(x_BLD, dtype)), dtype)
     return self.norm(drop(y_BLD, spec.dropout, k_ffn) + x_BLD, spec.eps, dtype)
 
+  def attend(self, q_BLHK, k_BLHK, v_BLHK, mask: Array, key: Array | None, common: Any) -> Array:
+    """Queries, keys and values -> [B, L, H, K]."""
+    return attend(self.spec, q_BLHK, k_BLHK, v_BLHK, mask, key)
+
 
 def attend(
-  spec: families.Spec, q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, mask: Array, key: Array | None
+  spec: families.Spec,
+  q_BLHK: Array,
+  k_BLHK: Array,
+  v_BLHK: Array,
+  mask: Array,
+  key: Array | None,
+  *,
+  near_LM: Array | None = None,
+  bias_BHLM: Array | None = None,
+  terms: int = 1,
 ) -> Array:
   """Attention over the tokens where mask bool[B, L] holds -> [B, L, H, K].
+
+  near_LM: bool, which tokens M a token L may attend to. bias_BHLM: added to the products of
+  queries and keys. terms: how many products of width K a score is the sum of, bias included; it is
+  divided by sqrt(K terms).
 
   A row whose mask is all false attends evenly and stays finite. spec.attention: 'einsum' is the
   lines below, which take bfloat16 under strict promotion, vmap and second derivatives;
   'xla' and 'cudnn' are jax.nn.dot_product_attention. Dropout of the probabilities needs them in
   hand: it takes the einsum path whatever spec.attention says.
   """
-  mask_B11L = mask[:, None, None, :]
+  mask_B1LM = mask[:, None, None, :]
+  if near_LM is not None:
+    mask_B1LM = mask_B1LM & near_LM[None, None]
+  width = terms * q_BLHK.shape[-1]
   if spec.attention in ('xla', 'cudnn') and (key is None or not spec.attention_dropout):
     if spec.attention == 'cudnn':  # its mask may be one for all heads, but not for all queries
       B, L = mask.shape
-      mask_B11L = jnp.broadcast_to(mask_B11L, (B, 1, L, L))
+      mask_B1LM = jnp.broadcast_to(mask_B1LM, (B, 1, L, L))
+    if bias_BHLM is not None:
+      bias_BHLM = (bias_BHLM / math.sqrt(width)).astype(q_BLHK.dtype)
     return jax.nn.dot_product_attention(
-      q_BLHK, k_BLHK, v_BLHK, mask=mask_B11L, implementation=spec.attention
-    )
+      q_BLHK, k_BLHK, v_BLHK, bias_BHLM, mask_B1LM, scale=1 / math.sqrt(width),
+      implementation=spec.attention,
+    )  # fmt: skip
   score_BHLM = jnp.einsum('BLHK,BMHK->BHLM', q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
-  score_BHLM = score_BHLM / math.sqrt(q_BLHK.shape[-1])
+  if bias_BHLM is not None:
+    score_BHLM = score_BHLM + bias_BHLM
+  score_BHLM = score_BHLM / math.sqrt(width)
   # The lowest finite number, not -inf: minus infinity in every column would give nan.
-  score_BHLM = jnp.where(mask_B11L, score_BHLM, jnp.finfo(jnp.float32).min)
+  score_BHLM = jnp.where(mask_B1LM, score_BHLM, jnp.finfo(jnp.float32).min)
   p_BHLM = drop(jax.nn.softmax(score_BHLM, axis=-1), spec.attention_dropout, key)
   return jnp.einsum('BHLM,BMHK->BLHK', p_BHLM.astype(v_BLHK.dtype), v_BLHK)
 
@@ -221,12 +257,10 @@ class Classifier(nnx.Module):
     self.dense = Dense(spec.width, spec.width, spec.initializer_range, k_dense)
     self.out = Dense(spec.width, spec.num_labels, spec.initializer_range, k_out)
 
-  def __call__(self, x_BLD: Array, key: Array | None) -> Array:
+  def __call__(self, x_BLD: Array, mask: Array, key: Array | None) -> Array:
     spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-    k_in, k_out = _split(key, 2)
-    x_BD = x_BLD[:, 0]
-    if spec.head_drops_input:
-      x_BD = drop(x_BD, spec.head_dropout, k_in)
+    k_in, k_out = split(key, 2)
+    x_BD = drop(x_BLD[:, 0], spec.head_input_dropout, k_in)
     x_BD = activation(spec.head_activation)(self.dense(x_BD, dtype))
     return self.out(drop(x_BD, spec.head_dropout, k_out), dtype, jnp.float32)
 
@@ -243,8 +277,9 @@ class MaskedLM(nnx.Module):
 
   def __init__(self, spec: families.Spec, key: Array):
     self.spec = spec
-    self.dense = Dense(spec.width, spec.embed_width, spec.initializer_range, key)
-    self.norm = Norm(spec.embed_width)
+    std = spec.initializer_range
+    self.dense = Dense(spec.width, spec.embed_width, std, key, spec.head_bias)
+    self.norm = Norm(spec.embed_width, spec.norm_bias)
     self.out = Bias(spec.vocab)
 
   def __call__(self, x: Array, table_VE: Array) -> Array:
@@ -255,13 +290,13 @@ class MaskedLM(nnx.Module):
     return logits + jax.lax.broadcast_to_rank(self.out.bias[...], logits.ndim)
 
 
-def make_head(spec: families.Spec, key: Array) -> Classifier | MaskedLM:
-  """The head that the spec names, with random weights."""
-  return (MaskedLM if spec.head == 'mlm' else Classifier)(spec, key)
-
-
 class Encoder(nnx.Module):
-  """The model: embed, encode, table (see net.Net), and decode for a masked-LM head."""
+  """The model: embed, encode, table (see net.Net), and decode for a masked-LM head.
+
+  Another family's encoder has other blocks, or another classifier, or something around the blocks.
+  """
+
+  classifier: type[nnx.Module] = Classifier
 
   def __init__(self, spec: families.Spec, key: Array):
     """Normal(0, initializer_range) weights, zero biases, layer norms at one."""
@@ -269,10 +304,33 @@ class Encoder(nnx.Module):
     activation(spec.activation), activation(spec.head_activation)  # fail now, not in a trace
     self.spec = spec
     self.embeddings = Embeddings(spec, k_embeddings)
-    self.layers = nnx.Dict(
-      {str(l): Layer(spec, k) for l, k in enumerate(jax.random.split(k_layers, spec.layers))}
-    )
-    self.head = make_head(spec, k_head)
+    keys = jax.random.split(k_layers, spec.layers)
+    self.layers = nnx.Dict({str(l): self.make_layer(spec, l, k) for l, k in enumerate(keys)})
+    self.head = self.make_head(spec, k_head)
+
+  @staticmethod
+  def make_layer(spec: families.Spec, l: int, key: Array) -> nnx.Module:
+    """Block l, with random weights."""
+    return Layer(spec, key)
+
+  @classmethod
+  def make_head(cls, spec: families.Spec, key: Array) -> nnx.Module:
+    """The head that the spec names, with random weights."""
+    return (MaskedLM if spec.head == 'mlm' else cls.classifier)(spec, key)
+
+  @staticmethod
+  def pick(layers: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
+    """Parameters of the blocks with these indices, in this order, for another encoder: copies."""
+    # A copy of each: an index may be named twice, and two layers must not share a buffer.
+    return {str(new): jax.tree.map(jnp.copy, layers[str(old)]) for new, old in enumerate(chosen)}
+
+  def common(self, length: int) -> Any:
+    """What all blocks are given of texts of this length."""
+    return None
+
+  def finish(self, x_BLD: Array) -> Array:
+    """What the last block returns -> the last hidden states."""
+    return x_BLD
 
   def embed(self, tokens: Array) -> Array:
     """ids i32[B, L], or a distribution over tokens f32[B, L, V] -> word embeddings f32[B, L, E].
@@ -292,16 +350,17 @@ class Encoder(nnx.Module):
     jit removes them). hidden: [N+1, B, L, D] in the compute dtype. Raises ValueError where L
     exceeds the positions.
     """
-    k_embeddings, k_head, *k_layers = _split(key, 2 + self.spec.layers)
+    k_embeddings, k_head, *k_layers = split(key, 2 + self.spec.layers)
     x_BLD = self.embeddings(e_BLE, mask, segments, k_embeddings)
-    hidden = [x_BLD]
+    hidden, common = [x_BLD], self.common(e_BLE.shape[1])
     for l, k_layer in enumerate(k_layers):
       block = rematerialised(self.layers[str(l)], self.spec.remat)
-      hidden.append(block(hidden[-1], mask, k_layer))
+      hidden.append(block(hidden[-1], mask, k_layer, common))
+    hidden[-1] = self.finish(hidden[-1])
     if self.spec.head == 'mlm':
       logits = self.decode(hidden[-1])
     else:
-      logits = self.head(hidden[-1], k_head)
+      logits = self.head(hidden[-1], mask, k_head)
     return net.Out(logits, jnp.stack(hidden))
 
   def decode(self, hidden: Array) -> Array:
@@ -316,8 +375,3 @@ class Encoder(nnx.Module):
   def table(self) -> Array:
     """The word-embedding table f32[V, E]."""
     return self.embeddings.word.table[...]
-
-
-def abstract(spec: families.Spec) -> Encoder:
-  """An Encoder of shapes without numbers, to be filled from weights by net.fill."""
-  return nnx.eval_shape(lambda: Encoder(spec, jax.random.key(0)))

@@ -1,13 +1,21 @@
-"""What differs between BERT, RoBERTa, DistilBERT and ELECTRA: data, not classes.
+"""What an encoder is built from, read from a config; what differs between families is data.
 
-Sources: the papers (arXiv:1810.04805, 1907.11692, 1910.01108, 2003.10555) and the behaviour of
-transformers' PyTorch models, against which tests/models/ holds every hidden state.
+Sources: the papers (arXiv:1810.04805, 1907.11692, 1910.01108, 2003.10555, 2111.09543, 2412.13663)
+and the behaviour of transformers' PyTorch models, against which tests/models/ holds every hidden
+state.
 """
 
 import dataclasses
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from kdjax import quote
+from kdjax.models import checks, deberta_config, modernbert_config, tables
+
+FAMILIES: dict[str, tables.Family] = tables.BERT_LIKE | {
+  'modernbert': modernbert_config.FAMILY,
+  'deberta-v2': deberta_config.FAMILY,
+}
 
 HEADS = ('classify', 'mlm')
 ATTENTION = ('einsum', 'xla', 'cudnn')
@@ -38,20 +46,23 @@ class Spec:
   """Everything an Encoder is built from; static and hashable.
 
   vocab, width, embed_width, layers, heads, ffn, positions: sizes V, D, E, N, attention heads,
-    inner width of the feed-forward block, rows of the position table.
+    inner width of the feed-forward block, rows of the position table (where positions are relative,
+    the longest sequence).
   types: rows of the token-type table; 0 where the family has none.
   eps: of every layer norm.
   dropout: rate after the embeddings and after the feed-forward block; attention_dropout: of the
     attention probabilities; mix_dropout: after the attention's output projection; head_dropout:
-    before the last projection of the classifier.
-  head_drops_input: the classifier drops its input too (RoBERTa, ELECTRA).
+    before the last projection of the classifier; head_input_dropout: of the classifier's input.
   position_offset: None: positions are 0, 1, ...; p: they count the real tokens from p + 1, and
     padding sits at p (RoBERTa, whose p is the id of the padding token).
+  absolute: word embeddings get those positions added.
+  norm_bias, head_bias: the layer norms, and the dense layer of the head, have biases.
   head: 'classify' or 'mlm'; head_activation: the one inside it.
   dtype: of the computation, 'float32' or 'bfloat16'; parameters are float32 always.
   attention: 'einsum': written out; 'xla' or 'cudnn': jax.nn.dot_product_attention.
   remat: what the backward pass computes again in each layer: nothing; 'dots': all but the matrix
     products with parameters, which it keeps; 'full': the layer, of which it keeps the input.
+  own: what the family alone has: modernbert_config.Own, deberta_config.Own.
   """
 
   family: str
@@ -71,7 +82,7 @@ class Spec:
   attention_dropout: float
   mix_dropout: float
   head_dropout: float
-  head_drops_input: bool
+  head_input_dropout: float
   pad_id: int
   position_offset: int | None
   initializer_range: float
@@ -79,6 +90,10 @@ class Spec:
   dtype: str = 'float32'
   attention: str = 'einsum'
   remat: str = 'none'
+  absolute: bool = True
+  norm_bias: bool = True
+  head_bias: bool = True
+  own: modernbert_config.Own | deberta_config.Own | None = None
 
   def __post_init__(self):
     for name, value, known in (
@@ -93,197 +108,18 @@ class Spec:
       raise ValueError(f'width {self.width} is not divisible by {self.heads} heads')
     if self.attention == 'cudnn' and self.dtype == 'float32':
       raise ValueError("attention 'cudnn' computes in bfloat16 only: set dtype='bfloat16'")
+    if self.attention == 'cudnn' and isinstance(self.own, deberta_config.Own):
+      raise ValueError(
+        "attention 'cudnn' gives no gradient to DeBERTa's relative positions: 'einsum' or 'xla'"
+      )
 
   @property
   def max_length(self) -> int:
-    """The longest sequence that the position table can number."""
+    """The longest sequence that the positions can number."""
     return self.positions - (0 if self.position_offset is None else self.position_offset + 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-  """One family's table.
-
-  prefix: of the encoder's weights in a checkpoint; classes: transformers' class by head.
-  sizes: Spec field -> attribute of the config.
-  names: our module path -> transformers' module, without the prefix; '*' is the layer number.
-  heads: by head, the same for modules of the head, written in full: those under the prefix
-    belong to the pretrained encoder (BERT's pooler).
-  extras: by head, beginnings of names (without the prefix) that a checkpoint may hold and this
-    head has no use for: other heads, buffers.
-  """
-
-  prefix: str
-  classes: dict[str, str]
-  sizes: dict[str, str]
-  names: dict[str, str]
-  heads: dict[str, dict[str, str]]
-  extras: dict[str, tuple[str, ...]]
-  head_activation: str
-  mlm_activation: str | None  # None: the encoder's
-  head_drops_input: bool
-  offset_positions: bool = False
-
-
-_SIZES = dict(
-  vocab='vocab_size',
-  width='hidden_size',
-  embed_width='hidden_size',
-  layers='num_hidden_layers',
-  heads='num_attention_heads',
-  ffn='intermediate_size',
-  positions='max_position_embeddings',
-  types='type_vocab_size',
-  eps='layer_norm_eps',
-  activation='hidden_act',
-  dropout='hidden_dropout_prob',
-  attention_dropout='attention_probs_dropout_prob',
-  mix_dropout='hidden_dropout_prob',
-  head_dropout='classifier_dropout',
-)
-_EMBEDDINGS = {
-  'embeddings/word': 'embeddings.word_embeddings',
-  'embeddings/position': 'embeddings.position_embeddings',
-  'embeddings/type': 'embeddings.token_type_embeddings',
-  'embeddings/norm': 'embeddings.LayerNorm',
-}
-_LAYER = {
-  'layers/*/query': 'encoder.layer.*.attention.self.query',
-  'layers/*/key': 'encoder.layer.*.attention.self.key',
-  'layers/*/value': 'encoder.layer.*.attention.self.value',
-  'layers/*/mix': 'encoder.layer.*.attention.output.dense',
-  'layers/*/mix_norm': 'encoder.layer.*.attention.output.LayerNorm',
-  'layers/*/up': 'encoder.layer.*.intermediate.dense',
-  'layers/*/down': 'encoder.layer.*.output.dense',
-  'layers/*/norm': 'encoder.layer.*.output.LayerNorm',
-}
-_BUFFERS = ('embeddings.position_ids', 'embeddings.token_type_ids')
-_QA = ('qa_outputs.',)
-_CLASSIFY_NAMES = {'head/dense': 'classifier.dense', 'head/out': 'classifier.out_proj'}
-
-_BERT = Family(
-  prefix='bert',
-  classes=dict(classify='BertForSequenceClassification', mlm='BertForMaskedLM'),
-  sizes=_SIZES,
-  names=_EMBEDDINGS | _LAYER,
-  heads=dict(
-    classify={'head/dense': 'bert.pooler.dense', 'head/out': 'classifier'},
-    mlm={
-      'head/dense': 'cls.predictions.transform.dense',
-      'head/norm': 'cls.predictions.transform.LayerNorm',
-      'head/out': 'cls.predictions',
-    },
-  ),
-  extras=dict(
-    classify=(*_BUFFERS, *_QA, 'cls.'),
-    mlm=(*_BUFFERS, *_QA, 'cls.predictions.decoder.', 'cls.seq_', 'pooler.', 'classifier.'),
-  ),
-  head_activation='tanh',
-  mlm_activation=None,
-  head_drops_input=False,
-)
-_ROBERTA = Family(
-  prefix='roberta',
-  classes=dict(classify='RobertaForSequenceClassification', mlm='RobertaForMaskedLM'),
-  sizes=_SIZES,
-  names=_EMBEDDINGS | _LAYER,
-  heads=dict(
-    classify=_CLASSIFY_NAMES,
-    mlm={
-      'head/dense': 'lm_head.dense',
-      'head/norm': 'lm_head.layer_norm',
-      'head/out': 'lm_head',
-    },
-  ),
-  extras=dict(
-    classify=(*_BUFFERS, *_QA, 'lm_head.', 'pooler.'),
-    mlm=(*_BUFFERS, *_QA, 'lm_head.decoder.', 'pooler.', 'classifier.'),
-  ),
-  head_activation='tanh',
-  mlm_activation='gelu',
-  head_drops_input=True,
-  offset_positions=True,
-)
-_DISTILBERT = Family(
-  prefix='distilbert',
-  classes=dict(classify='DistilBertForSequenceClassification', mlm='DistilBertForMaskedLM'),
-  sizes=dict(
-    vocab='vocab_size',
-    width='dim',
-    embed_width='dim',
-    layers='n_layers',
-    heads='n_heads',
-    ffn='hidden_dim',
-    positions='max_position_embeddings',
-    activation='activation',
-    dropout='dropout',
-    attention_dropout='attention_dropout',
-    head_dropout='seq_classif_dropout',
-  ),
-  names={
-    'embeddings/word': 'embeddings.word_embeddings',
-    'embeddings/position': 'embeddings.position_embeddings',
-    'embeddings/norm': 'embeddings.LayerNorm',
-    'layers/*/query': 'transformer.layer.*.attention.q_lin',
-    'layers/*/key': 'transformer.layer.*.attention.k_lin',
-    'layers/*/value': 'transformer.layer.*.attention.v_lin',
-    'layers/*/mix': 'transformer.layer.*.attention.out_lin',
-    'layers/*/mix_norm': 'transformer.layer.*.sa_layer_norm',
-    'layers/*/up': 'transformer.layer.*.ffn.lin1',
-    'layers/*/down': 'transformer.layer.*.ffn.lin2',
-    'layers/*/norm': 'transformer.layer.*.output_layer_norm',
-  },
-  heads=dict(
-    classify={'head/dense': 'pre_classifier', 'head/out': 'classifier'},
-    mlm={
-      'head/dense': 'vocab_transform',
-      'head/norm': 'vocab_layer_norm',
-      'head/out': 'vocab_projector',
-    },
-  ),
-  extras=dict(
-    classify=(*_BUFFERS, *_QA, 'vocab_'),
-    mlm=(*_BUFFERS, *_QA, 'vocab_projector.weight', 'pre_classifier.', 'classifier.'),
-  ),
-  head_activation='relu',
-  mlm_activation=None,
-  head_drops_input=False,
-)
-_ELECTRA = Family(
-  prefix='electra',
-  classes=dict(classify='ElectraForSequenceClassification', mlm='ElectraForMaskedLM'),
-  sizes=_SIZES | dict(embed_width='embedding_size'),
-  names=_EMBEDDINGS | {'embeddings/project': 'embeddings_project'} | _LAYER,
-  heads=dict(
-    classify=_CLASSIFY_NAMES,
-    mlm={
-      'head/dense': 'generator_predictions.dense',
-      'head/norm': 'generator_predictions.LayerNorm',
-      'head/out': 'generator_lm_head',
-    },
-  ),
-  extras=dict(
-    classify=(*_BUFFERS, *_QA, 'generator_', 'discriminator_predictions.'),
-    mlm=(*_BUFFERS, *_QA, 'generator_lm_head.weight', 'discriminator_', 'classifier.'),
-  ),
-  head_activation='gelu',
-  mlm_activation='gelu',
-  head_drops_input=True,
-)
-
-FAMILIES: dict[str, Family] = {
-  'bert': _BERT,
-  'roberta': _ROBERTA,
-  'xlm-roberta': dataclasses.replace(
-    _ROBERTA,
-    classes=dict(classify='XLMRobertaForSequenceClassification', mlm='XLMRobertaForMaskedLM'),
-  ),
-  'distilbert': _DISTILBERT,
-  'electra': _ELECTRA,
-}
-
-
-def get(model_type: str | None) -> Family:
+def get(model_type: str | None) -> tables.Family:
   """The table of a config's model_type; ValueError that lists those there are."""
   if not isinstance(model_type, str) or model_type not in FAMILIES:
     raise ValueError(
@@ -295,7 +131,7 @@ def get(model_type: str | None) -> Family:
 def spec(config: Any, *, head: str = 'classify', **knobs: Any) -> Spec:
   """A Spec from a transformers config object; knobs: dtype, attention, remat.
 
-  Raises ValueError for a family, a head or a variant that is not here (decoders, relative
+  Raises ValueError for a family, a head or a variant that is not here (decoders, BERT's relative
   positions, an untied masked-LM decoder).
   """
   family = get(config.model_type)
@@ -310,44 +146,42 @@ def spec(config: Any, *, head: str = 'classify', **knobs: Any) -> Spec:
     raise ValueError('tie_word_embeddings=False: the masked-LM decoder here is the word table')
   # What a family has no attribute for is fixed by its definition.
   fields = dict(types=0, eps=1e-12, mix_dropout=0.0)
-  fields |= {field: getattr(config, name) for field, name in family.sizes.items()}
+  fields |= {field: getattr(config, name, None) for field, name in family.sizes.items()}
   if fields['head_dropout'] is None:
     fields['head_dropout'] = fields['dropout']
   head_activation = family.head_activation
   if head == 'mlm':
     head_activation = family.mlm_activation or fields['activation']
   for field, (low, high) in _LIMITS.items():
-    _between(family.sizes.get(field, field), fields[field], low, high)
-  _between('initializer_range', config.initializer_range, 0.0, 100.0)
-  _between('num_labels', config.num_labels, 1, LARGEST_HEAD)
+    checks.between(family.sizes.get(field, field), fields[field], low, high)
+  checks.between('initializer_range', config.initializer_range, 0.0, 100.0)
+  checks.between('num_labels', config.num_labels, 1, LARGEST_HEAD)
   pad_id = config.pad_token_id
   if family.offset_positions and pad_id is None:
     raise ValueError(f'{config.model_type} counts positions from pad_token_id, which is None')
   if family.offset_positions:
-    _between('pad_token_id', pad_id, 0, fields['positions'] - 2)
+    checks.between('pad_token_id', pad_id, 0, fields['positions'] - 2)
   size = _size(**fields)
   if size > _LARGEST:
     raise ValueError(f'a model of {size:,} parameters; up to {_LARGEST:,} are read')
-  return Spec(
+  for name, field in family.follows.items():
+    if getattr(config, name, fields[field]) != fields[field]:
+      raise ValueError(
+        f'{name} {quote.value(getattr(config, name))} is not supported; only '
+        f'{family.sizes[field]}, {fields[field]}'
+      )
+  said = dict(
     family=config.model_type,
     num_labels=config.num_labels,
     head_activation=head_activation,
-    head_drops_input=family.head_drops_input,
+    head_input_dropout=fields['head_dropout'] if family.head_drops_input else 0.0,
     pad_id=0 if pad_id is None else pad_id,
     position_offset=pad_id if family.offset_positions else None,
     initializer_range=config.initializer_range,
     head=head,
-    **fields,
-    **knobs,
   )
-
-
-def _between(name: str, value: Any, low: float, high: float) -> None:
-  """ValueError unless it is a number of low's type in these bounds."""
-  kinds = (int,) if isinstance(low, int) else (int, float)
-  if type(value) not in kinds or not low <= value <= high:  # nor NaN
-    kind = 'an integer' if isinstance(low, int) else 'a number'
-    raise ValueError(f'{name} is {quote.value(value)}; it must be {kind} from {low} to {high}')
+  more = family.more(config, head) if family.more else {}
+  return Spec(**(said | fields | more), **knobs)
 
 
 def _size(vocab, positions, types, embed_width, layers, width, ffn, **rest) -> int:
@@ -355,8 +189,21 @@ def _size(vocab, positions, types, embed_width, layers, width, ffn, **rest) -> i
   return (vocab + positions + types) * embed_width + layers * width * (4 * width + 2 * ffn)
 
 
-def weight(model_type: str, head: str, path: str) -> tuple[str, bool]:
-  """Our parameter path 'layers/0/query/kernel' -> (transformers' name, whether it is transposed).
+class Stored(NamedTuple):
+  """Where a parameter lies in a checkpoint.
+
+  name: transformers'. transposed: a kernel, whose stored axes are the other way round. part,
+  parts: it is the part-th (from 0) of so many equal ones along the stored first axis.
+  """
+
+  name: str
+  transposed: bool
+  part: int = 0
+  parts: int = 1
+
+
+def weight(model_type: str, head: str, path: str) -> Stored:
+  """Our parameter path 'layers/0/query/kernel' -> where a checkpoint has it.
 
   Names of the encoder carry the family's prefix.
   """
@@ -365,8 +212,10 @@ def weight(model_type: str, head: str, path: str) -> tuple[str, bool]:
   parts = module.split('/')
   leaf_name = 'bias' if leaf == 'bias' else 'weight'  # kernel, scale and table are their weight
   if parts[0] == 'head':
-    return f'{family.heads[head][module]}.{leaf_name}', leaf == 'kernel'
+    return Stored(f'{family.heads[head][module]}.{leaf_name}', leaf == 'kernel')
   number = parts[1] if parts[0] == 'layers' else ''
   pattern = '/'.join(('layers', '*', *parts[2:])) if number else module
   name = family.names[pattern].replace('*', number)
-  return f'{family.prefix}.{name}.{leaf_name}', leaf == 'kernel'
+  whole, part, of = re.fullmatch(r'([^[]+)(?:\[(\d)/(\d)\])?', name).groups()
+  place = (int(part), int(of)) if part else ()
+  return Stored(f'{family.prefix}.{whole}.{leaf_name}', leaf == 'kernel', *place)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from kdjax import net, quote
-from kdjax.models import bert, families, folders, weights
+from kdjax.models import bert, encoders, families, folders, weights
 
 logger = logging.getLogger('kdjax')
 
@@ -37,7 +37,7 @@ class Checkpoint(NamedTuple):
 def build(config: Any, *, head: str = 'classify', seed: int = 0, **knobs: Any) -> bert.Encoder:
   """An encoder with random weights from a transformers config object; knobs of families.spec."""
   spec = families.spec(config, head=head, **knobs)
-  return bert.Encoder(spec, jax.random.key(seed))
+  return encoders.build(spec, jax.random.key(seed))
 
 
 def load(
@@ -80,12 +80,12 @@ def read(
     config.problem_type = None
   try:
     spec = families.spec(config, head=head, **knobs)
-    module = bert.abstract(spec)
+    module = encoders.abstract(spec)
   except ValueError as error:
     raise ValueError(f'{folder / "config.json"}: {error}') from error
   params, fresh = weights.read(folder, spec, seed, num_labels=num_labels, fresh_head=fresh_head)
   if fresh:
-    names = [families.weight(spec.family, head, path)[0] for path in fresh]
+    names = [families.weight(spec.family, head, path).name for path in fresh]
     logger.warning('%s: not trained, drawn from seed %d: %s', dir_or_id, seed, ', '.join(names))
   return Checkpoint(net.fill(module, params), config, _tokenizer(folder, config), fresh)
 
@@ -228,7 +228,8 @@ def _fits(tokenizer: Any, config: Any) -> None:
 # Sizes that a config and the module saved with it must share.
 _SHARED = (
   'family', 'vocab', 'width', 'embed_width', 'layers', 'heads', 'ffn', 'positions', 'types',
-  'eps', 'activation', 'head_activation', 'position_offset',
+  'eps', 'activation', 'head_activation', 'position_offset', 'absolute', 'norm_bias', 'head_bias',
+  'own',
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from kdjax import net
-from kdjax.models import bert, families, hf
+from kdjax.models import bert, encoders, families, hf
 
 
 def cut(
@@ -21,18 +21,17 @@ def cut(
 
   layers: how many, picked by pick; or the indices themselves, in the student's order. The arrays
   are copies: a training step may donate the student's without deleting the teacher's. Raises
-  ValueError for a number or an index that the teacher does not have. Starting from every other
-  layer is DistilBERT's choice (Sanh et al. 2019, arXiv:1910.01108).
+  ValueError for a number or an index that the teacher does not have. Of ModernBERT, each layer
+  attends to all tokens, or to those that are near, as it did. Starting from every other layer is
+  DistilBERT's choice (Sanh et al. 2019, arXiv:1910.01108).
   """
   chosen = choose(module.spec.layers, layers, pick)
   params = jax.tree.map(jnp.copy, nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-  teacher = params['layers']
-  # One more copy of each: an index may be named twice, and two layers must not share a buffer.
-  params['layers'] = {
-    str(new): jax.tree.map(jnp.copy, teacher[str(old)]) for new, old in enumerate(chosen)
-  }
-  spec = dataclasses.replace(module.spec, layers=len(chosen))
-  return net.fill(bert.abstract(spec), params), _resized(config, layers=len(chosen))
+  params['layers'] = module.pick(params['layers'], chosen)
+  config = _resized(config, chosen)
+  own = families.spec(config, head=module.spec.head).own
+  spec = dataclasses.replace(module.spec, layers=len(chosen), own=own)
+  return net.fill(encoders.abstract(spec), params), config
 
 
 def choose(n: int, layers: int | Sequence[int], pick: str = 'skip') -> tuple[int, ...]:
@@ -74,18 +73,28 @@ def random(
   None keeps the teacher's size. ELECTRA keeps its embedding width. Raises ValueError where the
   width is not divisible by the heads. knobs: of families.spec.
   """
-  config = _resized(config, layers=layers, width=width, heads=heads, ffn=ffn)
+  depth = getattr(config, families.get(config.model_type).sizes['layers'])
+  # What differs by layer goes on as it began where there are to be more.
+  chosen = None if layers is None else [l % depth for l in range(layers)]
+  config = _resized(config, chosen, width=width, heads=heads, ffn=ffn)
   return hf.build(config, head=head, seed=seed, **knobs), config
 
 
-def _resized(config: Any, **sizes: int | None) -> Any:
-  """A copy of the config with sizes under the family's own attribute names."""
+def _resized(config: Any, chosen: Sequence[int] | None, **sizes: int | None) -> Any:
+  """A copy of the config with these layers, and sizes under the family's own attribute names."""
   config = copy.deepcopy(config)
-  names = families.get(config.model_type).sizes
+  family = families.get(config.model_type)
+  if chosen is not None:
+    sizes['layers'] = len(chosen)
+    if getattr(config, 'layer_types', None):
+      config.layer_types = [config.layer_types[l] for l in chosen]
   for field, size in sizes.items():
     if size is None:
       continue
     if size < 1:
       raise ValueError(f'{field}={size}: must be at least 1')
-    setattr(config, names[field], size)
+    setattr(config, family.sizes[field], size)
+    for name, same in family.follows.items():
+      if same == field and hasattr(config, name):
+        setattr(config, name, size)
   return config

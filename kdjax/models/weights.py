@@ -19,7 +19,7 @@ import safetensors.numpy
 from flax import nnx, traverse_util
 
 from kdjax import quote
-from kdjax.models import bert, families
+from kdjax.models import bert, encoders, families, tables
 
 FILE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -140,13 +140,15 @@ def read(
     if bare_name in have:
       raise ValueError(f'{place[0]}: {have[bare_name][0]} and {name} are the same weight')
     have[bare_name] = name, *place
-  want = flat(bert.abstract(spec))
+  want = flat(encoders.abstract(spec))
   full = {path: families.weight(spec.family, spec.head, path) for path in want}
-  bare = {path: _bare(name, family) for path, (name, _) in full.items()}
+  bare = {path: _bare(place.name, family) for path, place in full.items()}
 
   head = [path for path in want if path.startswith('head/')]
   # BERT's pooler belongs to the pretrained encoder, under its prefix: kept where it is there.
-  own = [path for path in head if not full[path][0].startswith(family.prefix + '.')]
+  own = [
+    path for path in head if not full[path].name.startswith((family.prefix + '.', *family.kept))
+  ]
   pooler = [path for path in head if path not in own]
   out = have.get(bare.get('head/out/kernel'))
   if num_labels is not None and out and out[2][0] != num_labels and not fresh_head:
@@ -162,10 +164,13 @@ def read(
   for path, leaf in want.items():
     if path in fresh:
       continue
-    name, transposed = full[path]
-    shape = leaf.shape[::-1] if transposed else leaf.shape
+    place = full[path]
+    first, *rest = leaf.shape[::-1] if place.transposed else leaf.shape
+    shape = (place.parts * first, *rest)
+    if place.part:
+      continue  # said of the first one
     if bare[path] not in have:
-      missing.append(name)
+      missing.append(place.name)
     elif have[bare[path]][2] != shape:
       misshaped.append(f'{have[bare[path]][0]} {have[bare[path]][2]}, expected {shape}')
   ignored = family.extras[spec.head] + (_CLASSIFIERS if fresh_head else ())
@@ -191,30 +196,40 @@ def read(
   params, by_file = {}, {}
   for path in want:
     if path not in fresh:
-      by_file.setdefault(have[bare[path]][1], []).append(path)
-  for file, paths in by_file.items():
+      name, file, _ = have[bare[path]]
+      by_file.setdefault(file, {}).setdefault(name, []).append(path)
+  for file, names in by_file.items():
     with opened(file) as f:  # bfloat16 is a numpy dtype once jax is imported
-      for path in paths:
-        array = tensor(f, file, have[bare[path]][0])
-        params[path] = jnp.array(array.T if full[path][1] else array)
+      for name, paths in names.items():
+        array = tensor(f, file, name)
+        for path in paths:
+          _, transposed, part, parts = full[path]
+          piece = np.split(array, parts)[part] if parts > 1 else array
+          params[path] = jnp.array(piece.T if transposed else piece)
   if fresh:
     k_head = jax.random.split(jax.random.key(seed), 3)[2]
-    drawn = flat(bert.make_head(spec, k_head))
+    drawn = flat(encoders.kind(spec).make_head(spec, k_head))
     params |= {path: drawn[path.removeprefix('head/')] for path in fresh}
   return Weights(traverse_util.unflatten_dict(params, sep='/'), tuple(fresh))
 
 
 def write(path: Path, module: bert.Encoder) -> None:
   """The module's parameters as one safetensors file under transformers' names."""
-  spec, tensors = module.spec, {}
+  spec, found = module.spec, {}
   for name, leaf in flat(module).items():
-    key, transposed = families.weight(spec.family, spec.head, name)
+    place = families.weight(spec.family, spec.head, name)
     array = np.asarray(leaf, np.float32)
-    tensors[key] = np.ascontiguousarray(array.T if transposed else array)
+    found.setdefault(place.name, {})[place.part] = array.T if place.transposed else array
+  tensors = {
+    name: np.ascontiguousarray(
+      parts[0] if len(parts) == 1 else np.concatenate([parts[i] for i in sorted(parts)])
+    )
+    for name, parts in found.items()
+  }
   safetensors.numpy.save_file(tensors, path, metadata={'format': 'pt'})
 
 
-def _bare(name: str, family: families.Family) -> str:
+def _bare(name: str, family: tables.Family) -> str:
   """A stored name without the encoder's prefix, old layer-norm names made new."""
   name = name.removeprefix(family.prefix + '.')
   for old, new in (('LayerNorm.gamma', 'LayerNorm.weight'), ('LayerNorm.beta', 'LayerNorm.bias')):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kdjax.models import bert, families, hf, vision_files, weights
+from kdjax.models import encoders, families, hf, vision_files, weights
 from tests import toy
 from tests.fuzz import damage
 
@@ -116,8 +116,8 @@ def _safetensors(valid: bytes):
 
 def test_damaged_weights_are_those_of_the_config_or_refused(fuzz, model, folder, monkeypatch):
   spec = families.spec(hf._config(model))
-  shape = {path: leaf.shape for path, leaf in weights.flat(bert.abstract(spec)).items()}
-  monkeypatch.setattr(bert, 'abstract', functools.cache(bert.abstract))
+  shape = {path: leaf.shape for path, leaf in weights.flat(encoders.abstract(spec)).items()}
+  monkeypatch.setattr(encoders, 'abstract', functools.cache(encoders.abstract))
   monkeypatch.setattr(weights.jnp, 'array', np.array)  # as many transfers as there are inputs
 
   def once(data):

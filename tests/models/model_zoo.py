@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 
-FAMILIES = ('bert', 'roberta', 'xlm-roberta', 'distilbert', 'electra')
+FAMILIES = (
+  'bert', 'roberta', 'xlm-roberta', 'distilbert', 'electra', 'modernbert', 'deberta-v2',
+)  # fmt: skip
 VOCAB, WIDTH, LENGTH = 60, 32, 11
 
 
 def config(family, **changes):
   """A tiny config; ELECTRA with E != D, XLM-R with two token types, RoBERTa with one.
+
+  ModernBERT as published, with a window shorter than the inputs; DeBERTa as v3, with buckets.
 
   Weights ten times larger than in practice, so that a mistake shows. Larger still, and float32
   itself, theirs as ours, is 1e-5 away from float64 in one model of a hundred.
@@ -25,6 +29,21 @@ def config(family, **changes):
     'xlm-roberta': (transformers.XLMRobertaConfig, dict(type_vocab_size=2, layer_norm_eps=1e-5)),
     'distilbert': (transformers.DistilBertConfig, {}),
     'electra': (transformers.ElectraConfig, dict(embedding_size=20)),
+    'modernbert': (
+      transformers.ModernBertConfig,
+      dict(local_attention=6, pad_token_id=0, global_attn_every_n_layers=2),
+    ),
+    'deberta-v2': (
+      transformers.DebertaV2Config,
+      dict(
+        relative_attention=True,
+        position_buckets=8,
+        norm_rel_ebd='layer_norm',
+        share_att_key=True,
+        pos_att_type='p2c|c2p',
+        position_biased_input=False,
+      ),
+    ),
   }[family]
   if family == 'distilbert':
     sizes |= dict(dim=WIDTH, n_layers=2, n_heads=4, hidden_dim=48)

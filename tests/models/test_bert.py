@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdjax import net
-from kdjax.models import bert, families, hf
+from kdjax.models import bert, encoders, families, hf
 
 
 def small(family='bert', head='classify', dtype='float32', attention='einsum', **changes):
@@ -22,7 +22,7 @@ def small(family='bert', head='classify', dtype='float32', attention='einsum', *
 def test_parameters_are_float32_with_string_keys():
   for family, dtype in itertools.product(model_zoo.FAMILIES, families.DTYPES):
     spec = families.spec(model_zoo.config(family), dtype=dtype)
-    _, params = net.split(bert.abstract(spec))
+    _, params = net.split(encoders.abstract(spec))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
       assert all(isinstance(k.key, str) for k in path)
       assert leaf.dtype == jnp.float32
@@ -56,9 +56,17 @@ def test_no_two_dropouts_share_a_mask(monkeypatch):
     return list(seen)
 
   monkeypatch.setattr(bert, 'drop', spy)
-  # Embeddings; attention, mix, feed-forward per layer (no mix in DistilBERT); the head.
-  for family, n in (('bert', 1 + 2 * 3 + 1), ('distilbert', 1 + 2 * 2 + 1), ('electra', 9)):
-    ours, params, batch = small(family)
+  # Embeddings; attention, mix, feed-forward per layer (no mix in DistilBERT; relative positions
+  # in DeBERTa); the head.
+  rates = ('embedding_dropout', 'attention_dropout', 'mlp_dropout', 'classifier_dropout')
+  for family, n, changes in (
+    ('bert', 1 + 2 * 3 + 1, {}),
+    ('distilbert', 1 + 2 * 2 + 1, {}),
+    ('electra', 9, {}),
+    ('modernbert', 1 + 2 * 3 + 1, dict.fromkeys(rates, 0.1)),
+    ('deberta-v2', 1 + 2 * 4 + 2, dict(pooler_dropout=0.1)),
+  ):
+    ours, params, batch = small(family, **changes)
     found = {tuple(k.tolist()) for k in jax.jit(keys)(params, batch, jax.random.key(0))}
     assert len(seen) == len(found) == n
 
@@ -134,7 +142,7 @@ def test_a_sequence_longer_than_the_positions_is_refused():
   """RoBERTa's table has pad_id + 1 rows that number no token."""
   for family, longest in (('bert', 24), ('roberta', 22)):
     conf = model_zoo.config(family)
-    ours, params = net.split(bert.abstract(families.spec(conf)))
+    ours, params = net.split(encoders.abstract(families.spec(conf)))
     jax.eval_shape(ours.__call__, params, model_zoo.inputs(conf, length=longest))
     with pytest.raises(ValueError, match=f'length {longest + 1} exceeds {longest}'):
       jax.eval_shape(ours.__call__, params, model_zoo.inputs(conf, length=longest + 1))
@@ -161,7 +169,7 @@ def test_a_mixture_of_tokens_is_the_mixture_of_their_embeddings():
 def test_an_abstract_encoder_filled_with_parameters_is_the_encoder():
   ours, params, batch = small()
   spec = families.spec(model_zoo.config('bert'))
-  filled, again = net.split(net.fill(bert.abstract(spec), params))
+  filled, again = net.split(net.fill(encoders.abstract(spec), params))
   one, two = (jax.jit(lambda p, n=n: n(p, batch).logits) for n in (ours, filled))
   np.testing.assert_array_equal(one(params), two(again))
 
@@ -200,14 +208,17 @@ def test_options_are_checked(option):
 
 @pytest.mark.parametrize('family', model_zoo.FAMILIES)
 def test_dropout_rates_come_from_the_config(family):
-  """DistilBERT names them otherwise, and drops nothing after the attention's projection."""
-  names = ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'classifier_dropout')
-  if family == 'distilbert':
-    names = ('dropout', 'attention_dropout', 'seq_classif_dropout')
+  """Some name them otherwise; DistilBERT drops nothing after the attention's projection."""
+  names = {
+    'distilbert': ('dropout', 'attention_dropout', 'seq_classif_dropout'),
+    'modernbert': ('embedding_dropout', 'attention_dropout', 'classifier_dropout'),
+    'deberta-v2': ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'cls_dropout'),
+  }.get(family, ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'classifier_dropout'))
   spec = families.spec(model_zoo.config(family, **dict(zip(names, (0.2, 0.3, 0.4), strict=True))))
   assert (spec.dropout, spec.attention_dropout, spec.head_dropout) == (0.2, 0.3, 0.4)
-  assert spec.mix_dropout == (0.0 if family == 'distilbert' else 0.2)
-  assert spec.head_drops_input == (family not in ('bert', 'distilbert'))
-  if family != 'distilbert':
+  assert spec.mix_dropout == dict(distilbert=0.0, modernbert=0.3).get(family, 0.2)
+  drops_input = family in ('roberta', 'xlm-roberta', 'electra')
+  assert spec.head_input_dropout == (0.4 if drops_input else 0.0)
+  if family not in ('distilbert', 'modernbert'):
     none = families.spec(model_zoo.config(family, hidden_dropout_prob=0.25))
     assert none.head_dropout == 0.25

@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import nnx
 
 from kdjax import net
-from kdjax.models import bert, families, folders, hf, weights
+from kdjax.models import encoders, families, folders, hf, weights
 
 
 def saved(folder, family='bert', head='classify', seed=1, **changes):
@@ -326,8 +326,9 @@ def test_every_parameter_has_a_name_and_no_two_have_the_same():
   for family in model_zoo.FAMILIES:
     for head in families.HEADS:
       spec = families.spec(model_zoo.config(family), head=head)
-      module = bert.abstract(spec)
-      names = [families.weight(family, head, p)[0] for p in weights.flat(module)]
+      module = encoders.abstract(spec)
+      places = [families.weight(family, head, p) for p in weights.flat(module)]
+      names = [(place.name, place.part) for place in places]
       assert len(names) == len(set(names))
       assert len(names) == len(jax.tree.leaves(nnx.state(module, nnx.Param)))
 

@@ -22,8 +22,12 @@ def test_a_cut_student_is_the_torch_teacher_without_the_other_layers(tmp_path, f
   assert read.num_hidden_layers == 4 and small.num_hidden_layers == 2
 
   base = getattr(model, model.base_model_prefix)
-  stack = base.transformer if family == 'distilbert' else base.encoder
-  stack.layer = torch.nn.ModuleList([stack.layer[0], stack.layer[3]])
+  stack, name = {
+    'distilbert': lambda: (base.transformer, 'layer'),
+    'modernbert': lambda: (base, 'layers'),
+  }.get(family, lambda: (base.encoder, 'layer'))()
+  layers = getattr(stack, name)
+  setattr(stack, name, torch.nn.ModuleList([layers[0], layers[3]]))
   batch = model_zoo.inputs(conf, seed)
   ids = torch.tensor(batch['tokens'].astype(np.int64))
   with torch.no_grad():
