@@ -37,13 +37,15 @@ def tokenizer(words=WORDS):
   )
 
 
-def model(where: pathlib.Path, words=WORDS, labels: int = 2, layers: int = 2) -> pathlib.Path:
-  """A random BERT classifier with that tokenizer."""
+def model(
+  where: pathlib.Path, words=WORDS, labels: int = 2, layers: int = 2, kind: str = 'Bert', **own
+) -> pathlib.Path:
+  """A random classifier with that tokenizer; kind: of transformers' configs, own: its fields."""
   import transformers
 
   from kdjax.models import hf
 
-  config = transformers.BertConfig(
+  config = getattr(transformers, f'{kind}Config')(
     vocab_size=len(words) + len(SPECIAL),
     hidden_size=16,
     num_hidden_layers=layers,
@@ -52,6 +54,8 @@ def model(where: pathlib.Path, words=WORDS, labels: int = 2, layers: int = 2) ->
     max_position_embeddings=32,
     num_labels=labels,
     initializer_range=0.2,
+    pad_token_id=0,
+    **own,
   )
   hf.save(where, hf.build(config), config, tokenizer(words))
   return where

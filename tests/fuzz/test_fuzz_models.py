@@ -19,6 +19,10 @@ _KEYS = [
   'intermediate_size', 'max_position_embeddings', 'num_labels', 'id2label', 'label2id', 'to_dict',
   'problem_type', 'classifier_dropout', 'position_embedding_type', 'is_decoder', 'pad_token_id',
   'configuration_files', 'dtype', 'architectures', 'hidden_act', 'save_pretrained', '__class__',
+  'layer_types', 'rope_parameters', 'rope_scaling', 'local_attention', 'classifier_pooling',
+  'global_attn_every_n_layers', 'global_rope_theta', 'norm_bias', 'mlp_dropout', 'sliding_window',
+  'position_buckets', 'max_relative_positions', 'pos_att_type', 'norm_rel_ebd', 'share_att_key',
+  'conv_kernel_size', 'attention_head_size', 'pooler_hidden_size', 'pooler_dropout',
 ]  # fmt: skip
 _TOKENIZER_KEYS = [
   'tokenizer_class', 'auto_map', 'model_max_length', 'added_tokens_decoder', 'vocab_file',
@@ -26,6 +30,7 @@ _TOKENIZER_KEYS = [
 ]  # fmt: skip
 _VALUES = st.one_of(
   damage.ANY,
+  st.sampled_from([['full_attention'], ['c2p'], dict(full_attention=dict(rope_theta=2.0))]),
   st.sampled_from(['bert', 'roberta', 'electra', 'distilbert', 'gpt2', 'mish', 'gelu', 'load']),
   st.dictionaries(st.sampled_from(['0', '1', '2', 'x', '-1']), damage.ANY, max_size=3),
 )
@@ -54,9 +59,11 @@ def _json(valid: dict, keys=(), values=damage.ANY):
   return damage.edited(json.dumps(valid).encode()) | other.map(damage.as_json) | odd
 
 
-@pytest.mark.parametrize('family', ['bert', 'roberta', 'distilbert'])
+@pytest.mark.parametrize('family', ['bert', 'roberta', 'distilbert', 'modernbert', 'deberta-v2'])
 def test_a_config_is_of_a_model_that_can_be_built_or_refused(fuzz, model, folder, family):
   valid = _object(model / 'config.json') | dict(model_type=family)
+  if family == 'deberta-v2':
+    valid |= dict(relative_attention=True, pos_att_type=['c2p', 'p2c'], position_buckets=8)
   limits = {field: low for field, (low, _) in families._LIMITS.items()}
 
   def once(data):
