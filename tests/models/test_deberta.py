@@ -14,16 +14,15 @@ pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 # As v3; and what v3 does not use.
 VARIANTS = [
   ('classify', {}, dict(attention='xla')),
-  ('classify', dict(share_att_key=False, norm_rel_ebd='none', pooler_hidden_act='tanh'), {}),
   (
     'classify',
     dict(
-      share_att_key=False, pos_att_type='c2p', position_buckets=-1, max_relative_positions=5,
-      position_biased_input=True, type_vocab_size=2,
+      share_att_key=False, norm_rel_ebd='none', position_buckets=-1, max_relative_positions=5,
+      position_biased_input=True, type_vocab_size=2, pooler_hidden_act='tanh',
     ),
     {},
   ),
-  ('mlm', dict(pos_att_type=['p2c'], max_relative_positions=7), {}),
+  ('mlm', dict(pos_att_type=['p2c'], share_att_key=False, max_relative_positions=7), {}),
 ]  # fmt: skip
 
 
@@ -59,16 +58,14 @@ def test_skew_reads_each_row_from_its_own_place(rng):
     np.testing.assert_array_equal(deberta.skew(jax.numpy.asarray(x)), np.array(want))
 
 
-@pytest.mark.parametrize('head', ['classify', 'mlm'])
-def test_bfloat16_is_near_float32(rng, head):
+def test_bfloat16_is_near_float32(rng):
   conf = model_zoo.config('deberta-v2', initializer_range=0.1)
   batch = model_zoo.inputs(conf, int(rng.integers(2**31)))
-  pairs = [net.split(hf.build(conf, head=head, seed=1, dtype=d)) for d in families.DTYPES]
+  pairs = [net.split(hf.build(conf, head='mlm', seed=1, dtype=d)) for d in families.DTYPES]
   want, got = (jax.jit(n.__call__)(p, batch) for n, p in pairs)
   assert got.logits.dtype == np.float32 and got.hidden.dtype == jax.numpy.bfloat16
   for a, b in ((want.hidden[-1], got.hidden[-1]), (want.logits, got.logits)):
-    a, b = (np.asarray(x, np.float32) for x in (a, b))
-    a, b = (x[batch['mask']] if x.ndim == 3 else x for x in (a, b))
+    a, b = (np.asarray(x, np.float32)[batch['mask']] for x in (a, b))
     assert np.abs(a - b).max() < 0.1 * max(1, np.abs(a).max())
 
 
