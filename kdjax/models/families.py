@@ -110,7 +110,7 @@ class Spec:
       raise ValueError("attention 'cudnn' computes in bfloat16 only: set dtype='bfloat16'")
     if self.attention == 'cudnn' and isinstance(self.own, deberta_config.Own):
       raise ValueError(
-        "attention 'cudnn' gives no gradient to DeBERTa's relative positions: 'einsum' or 'xla'"
+        "attention 'cudnn' is not supported with DeBERTa's relative positions: 'einsum' or 'xla'"
       )
 
   @property

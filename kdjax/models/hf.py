@@ -187,8 +187,14 @@ def _config(folder: Path) -> Any:
 
 
 def _tokenizer(folder: Path, config: Any) -> Any | None:
-  if not any(list(folder.glob(name)) for name in _VOCABULARIES):
+  found = [name for name in _VOCABULARIES if list(folder.glob(name))]
+  if not found:
     return None
+  if found == ['*.model'] and importlib.util.find_spec('sentencepiece') is None:
+    raise ValueError(
+      f'{folder} has a SentencePiece vocabulary and no tokenizer.json: pip install sentencepiece, '
+      "or save transformers' AutoTokenizer of it into it, where that is installed"
+    )
   import transformers
 
   try:

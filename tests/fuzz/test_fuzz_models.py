@@ -62,8 +62,10 @@ def _json(valid: dict, keys=(), values=damage.ANY):
 @pytest.mark.parametrize('family', ['bert', 'roberta', 'distilbert', 'modernbert', 'deberta-v2'])
 def test_a_config_is_of_a_model_that_can_be_built_or_refused(fuzz, model, folder, family):
   valid = _object(model / 'config.json') | dict(model_type=family)
-  if family == 'deberta-v2':
-    valid |= dict(relative_attention=True, pos_att_type=['c2p', 'p2c'], position_buckets=8)
+  valid |= {
+    'modernbert': dict(classifier_dropout=0.1, eos_token_id=3, layer_types=['full_attention']),
+    'deberta-v2': dict(relative_attention=True, pos_att_type=['c2p'], position_buckets=8),
+  }.get(family, {})
   limits = {field: low for field, (low, _) in families._LIMITS.items()}
 
   def once(data):

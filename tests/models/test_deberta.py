@@ -121,5 +121,5 @@ def test_what_is_not_supported_is_refused_by_key_and_value(key, value, message):
 def test_heads_and_attention_that_are_not_here_are_refused():
   with pytest.raises(ValueError, match='legacy False is not supported'):
     hf.build(model_zoo.config('deberta-v2', legacy=False), head='mlm')
-  with pytest.raises(ValueError, match="'cudnn' gives no gradient to DeBERTa's relative"):
+  with pytest.raises(ValueError, match="'cudnn' is not supported with DeBERTa's relative"):
     hf.build(model_zoo.config('deberta-v2'), attention='cudnn', dtype='bfloat16')

