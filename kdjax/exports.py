@@ -94,7 +94,7 @@ def _write(c, copy: pathlib.Path, wanted: dict[str, formats.Format], kind: str, 
   """The formats of one classifier, and its report."""
   module, _, tokenizer = hf.load(str(copy))
   longest = min(c.data.max_length or _LONGEST, module.spec.max_length)
-  asked = formats.inputs(tokenizer, longest)
+  asked = formats.inputs(module, tokenizer, longest)
   calls, sizes = {'kdjax': formats.plain(module, asked)}, {}
   if importlib.util.find_spec('torch'):
     calls['transformers'] = formats.read_torch(copy)
@@ -109,9 +109,7 @@ def _write(c, copy: pathlib.Path, wanted: dict[str, formats.Format], kind: str, 
   found = _compared(calls, data, asked, kind)
   for name, row in found.items():
     row['bytes'] = sizes.get(name, (copy / 'model.safetensors').stat().st_size)
-  said = dict(
-    rows=len(rows.index), tolerance=c.export.tolerance, inputs=asked.names, lengths=asked.lengths
-  )
+  said = dict(rows=len(rows.index), tolerance=c.export.tolerance, **asked._asdict())
   report.write_json(copy / REPORT, said | dict(formats=found, versions=report.versions()))
   print(_table(found))
   exact = {name for name in found if name not in wanted or wanted[name].exact}

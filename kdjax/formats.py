@@ -32,12 +32,13 @@ class Inputs(NamedTuple):
   """What a model takes.
 
   names: of its inputs, in order. longest: tokens of a text at most. lengths: to which texts are
-  padded, where a format has fixed ones.
+  padded, where a format has fixed ones. free: whether the model is one program for all lengths.
   """
 
   names: tuple[str, ...]
   longest: int
   lengths: tuple[int, ...]
+  free: bool = True
 
   def of(self, batch: net.Batch) -> dict[str, np.ndarray]:
     """A batch of kdjax by those names, i32."""
@@ -56,10 +57,10 @@ class Format(NamedTuple):
   exact: bool = True
 
 
-def inputs(tokenizer, longest: int) -> Inputs:
+def inputs(module, tokenizer, longest: int) -> Inputs:
   """Those that the tokenizer gives and an encoder reads."""
   names = tuple(name for name in _NAMES if name in tokenizer.model_input_names)
-  return Inputs(names, longest, lengths.upto(_LENGTHS, longest))
+  return Inputs(names, longest, lengths.upto(_LENGTHS, longest), module.free_length)
 
 
 def plain(module, asked: Inputs) -> Call:
@@ -86,12 +87,16 @@ def _of(module, asked: Inputs) -> Callable:
 
 
 def write_stablehlo(folder: pathlib.Path, module, asked: Inputs) -> None:
-  """<folder>/model.stablehlo, by jax.export: batch and length are symbols; CPU, GPU and TPU."""
+  """<folder>/model.stablehlo, by jax.export: of any batch and length; CPU, GPU and TPU.
+
+  Of a model that computes with its length, as DeBERTa does, of the longest alone.
+  """
   _serialise(folder, _of(module, asked), asked)
 
 
 def _serialise(folder: pathlib.Path, function: Callable, asked: Inputs) -> None:
-  shape = export.symbolic_shape('batch, length', constraints=[f'length <= {asked.longest}'])
+  said = 'batch, length' if asked.free else f'batch, {asked.longest}'
+  shape = export.symbolic_shape(said, constraints=[f'length <= {asked.longest}'] * asked.free)
   each = [jax.ShapeDtypeStruct(shape, np.int32)] * len(asked.names)
   exported = export.export(jax.jit(function), platforms=_PLATFORMS)(*each)
   (folder / HLO).write_bytes(exported.serialize())
@@ -126,7 +131,11 @@ class _Whole(nnx.Module):
 def read_stablehlo(folder: pathlib.Path, asked: Inputs) -> Call:
   """The file as a function."""
   call = jax.jit(export.deserialize((folder / HLO).read_bytes()).call)
-  return lambda given: np.asarray(call(*(given[name] for name in asked.names)))
+
+  def padded(x_BL: np.ndarray) -> np.ndarray:
+    return np.pad(x_BL, [(0, 0), (0, 0 if asked.free else asked.longest - x_BL.shape[1])])
+
+  return lambda given: np.asarray(call(*(padded(given[name]) for name in asked.names)))
 
 
 def write_onnx(folder: pathlib.Path, module, asked: Inputs) -> None:

@@ -25,9 +25,19 @@ FAMILIES = dict(
     (NAMES[0], NAMES[2]),
   ),
   electra=(transformers.ElectraConfig, dict(SIZES, embedding_size=12), NAMES),
+  modernbert=(
+    transformers.ModernBertConfig,
+    dict(SIZES, num_hidden_layers=3, local_attention=8, pad_token_id=0),
+    (NAMES[0], NAMES[2]),
+  ),
+  deberta=(
+    transformers.DebertaV2Config,
+    dict(SIZES, relative_attention=True, pos_att_type=['c2p', 'p2c'], position_buckets=4),
+    NAMES,
+  ),
 )
 
-LONG = ('distilbert', 'electra')
+LONG = ('distilbert', 'electra', 'modernbert', 'deberta')
 
 
 def _given(rng, rows, length, names):
@@ -46,7 +56,7 @@ def _given(rng, rows, length, names):
 def test_a_file_has_the_models_logits_for_any_batch_and_length(rng, tmp_path, family):
   kind, sizes, names = FAMILIES[family]
   module = hf.build(kind(**sizes), seed=int(rng.integers(99)))
-  asked = formats.Inputs(names, 24, (8, 24))
+  asked = formats.Inputs(names, 24, (8, 24), module.free_length)
   calls, plain = {}, formats.plain(module, asked)
   for name, form in formats.ALL.items():
     for package in form.needs:
@@ -88,7 +98,7 @@ def test_an_export_says_how_near_each_format_is(c, tmp_path, capsys):
   target = exports.export(c, tmp_path)
   said = json.loads((target / exports.REPORT).read_text())
   assert (said['rows'], said['lengths']) == (30, [12])
-  assert said['inputs'] == ['input_ids', 'attention_mask']  # all that the tokenizer gives
+  assert said['names'] == ['input_ids', 'attention_mask']  # all that the tokenizer gives
   own = said['formats']
   assert {'kdjax', 'stablehlo', 'onnx'} <= set(own) <= {'kdjax', 'transformers', *formats.ALL}
   for name, row in own.items():

@@ -298,6 +298,8 @@ class Encoder(nnx.Module):
 
   classifier: type[nnx.Module] = Classifier
 
+  free_length = True  # its program may have a symbol in the place of a length: formats
+
   def __init__(self, spec: families.Spec, key: Array):
     """Normal(0, initializer_range) weights, zero biases, layer norms at one."""
     k_embeddings, k_layers, k_head = jax.random.split(key, 3)

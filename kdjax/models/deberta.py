@@ -84,6 +84,8 @@ class Layer(bert.Layer):
 class Encoder(bert.Encoder):
   """DeBERTa: the interface of bert.Encoder."""
 
+  free_length = False  # rows of distances are numbers of the program
+
   def __init__(self, spec: families.Spec, key: Array):
     super().__init__(spec, key)
     k_table = jax.random.fold_in(key, 3)

@@ -132,9 +132,10 @@ class Encoder(bert.Encoder):
     """By whether a block attends everywhere: (cosines and sines, bool[L, L] what is near)."""
     spec, own = self.spec, self.spec.own
     width = spec.width // spec.heads
-    places = np.arange(length)
-    near = np.abs(places[:, None] - places) <= own.window
-    near_LM = None if near.all() else jnp.asarray(near)
+    near_LM = None
+    if not (isinstance(length, int) and length <= own.window + 1):  # an export's is a symbol
+      places = jnp.arange(length)
+      near_LM = jnp.abs(places[:, None] - places[None]) <= own.window
     return {
       True: (angles(length, width, own.theta), None),
       False: (angles(length, width, own.near_theta), near_LM),
