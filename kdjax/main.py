@@ -106,15 +106,19 @@ def one_line_errors():
   hosts.meet()
 
 
-def start() -> None:
-  """Logging, and the cache of compiled programs, before any device is used."""
+def start(stoppable: bool = True) -> None:
+  """Logging, and the cache of compiled programs, before any device is used.
+
+  stoppable: SIGTERM and SIGINT do what kdjax.stop says.
+  """
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that torch is not there
   import jax
 
   from kdjax import hosts, log, stop
 
   log.setup(process=hosts.number())
-  stop.listen()
+  if stoppable:
+    stop.listen()
   _compile_cache(jax)
 
 
@@ -180,10 +184,10 @@ def run(do=_main) -> None:
           hosts.same(asked | runs.facts(flags.FLAGS.config))
       do(argv)
 
-  app.run(started, argv, flags_parser=_parse)
+  app.run(started, argv, flags_parser=parse)
 
 
-def _parse(argv):
+def parse(argv):
   """Flags, with a mistyped config key said in one line."""
   try:
     return flags.FLAGS(argv)

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from scipy import special
 
 from kdjax import evaluate, hosts, metrics, net, sharding, tasks
 from kdjax.data import batches, images, lengths, sources, tokens
@@ -33,7 +33,20 @@ class Texts(NamedTuple):
 
   def dataset(self, table: sources.Table) -> batches.Dataset:
     """Token ids."""
-    ids = tokens.tokenise(table, self.tokenizer, self.max_length, None)
+    return self._rows(table, tokens.tokenise(table, self.tokenizer, self.max_length, None))
+
+  def few(self, first: list[str], second: list[str] | None) -> batches.Dataset:
+    """Token ids of texts that somebody waits for: without a check and a line in the log."""
+    table = _table(first, second)
+    return self._rows(table, tokens.encode(table, self.tokenizer, self.max_length)[0])
+
+  def blank(self, n: int, length: int) -> batches.Dataset:
+    """n texts of so many tokens."""
+    ids = np.zeros((n, self.max_length), np.int32)
+    table = _table([''] * n, None)
+    return self._rows(table, tokens.Tokens(ids, ids, np.full(n, length, np.int32)))
+
+  def _rows(self, table: sources.Table, ids: tokens.Tokens) -> batches.Dataset:
     return batches.Dataset(ids, table.label, table.index, np.ones(self.vocab_size, bool))
 
 
@@ -54,6 +67,12 @@ class Images(NamedTuple):
   def dataset(self, table: sources.Table) -> batches.Dataset:
     """Pixels."""
     return images.dataset(table)
+
+
+def _table(first, second) -> sources.Table:
+  """Rows without labels."""
+  n = len(first)
+  return sources.Table(first, second, np.zeros(n, np.int32), np.arange(n, dtype=np.int32))
 
 
 class Classifier:
@@ -82,6 +101,8 @@ class Classifier:
     self._forward = evaluate.forward(cut, self._mesh)
     self._batch_size = -(-batch_size // self._mesh.rows) * self._mesh.rows
     self._buckets = buckets
+    halves = (self._mesh.rows << k for k in range(self._batch_size.bit_length()))
+    self._sizes = (*(n for n in halves if n < self._batch_size), self._batch_size)
 
   def __call__(self, inputs: Inputs) -> np.ndarray:
     """Probabilities f32[n, C]: softmax, or a sigmoid per label; scores f32[n] for regression."""
@@ -92,17 +113,46 @@ class Classifier:
 
   def logits(self, first: list[str] | np.ndarray, second: list[str] | None = None) -> np.ndarray:
     """f32[n, C] of texts, pairs of texts, or images [n, H, W, C]."""
-    n = len(first)
-    table = sources.Table(first, second, np.zeros(n, np.int32), np.arange(n, dtype=np.int32))
-    data = self._reader.dataset(table)
+    return self._rows(self._reader.dataset(_table(first, second)), self._batch_size)
+
+  def _rows(self, data: batches.Dataset, batch_size: int) -> np.ndarray:
     return evaluate.logits(
-      self._forward, self._params, data, self._batch_size, self._buckets, self._mesh
+      self._forward, self._params, data, batch_size, self._buckets, self._mesh
     )
 
+  def at_once(self, inputs: Sequence[str | tuple[str, str]]) -> np.ndarray:
+    """As a call, of some texts that somebody waits for: none is padded to another's length.
+
+    Each length goes by itself through the smallest program that has room for its rows, and all of
+    these programs are known: `warm` compiles them.
+    """
+    data = self._reader.few(*self._reader.parts(inputs))
+    bucket = np.searchsorted(self._buckets, data.tokens.length)
+    out = {}
+    for rows in (np.flatnonzero(bucket == k) for k in np.unique(bucket)):
+      size = next((n for n in self._sizes if n >= len(rows)), self._batch_size)
+      out |= zip(rows, self._rows(batches.part(data, rows), size), strict=True)
+    return self._probabilities(np.stack([out[i] for i in range(len(out))]))
+
+  def warm(self) -> list[tuple[int, int]]:
+    """Compiles what `at_once` calls: (rows, tokens) of each program.
+
+    Raises:
+      ValueError: there is no room for text in the model's length, or the model reads images.
+    """
+    if isinstance(self._reader, Images):
+      raise ValueError('the model reads images, not text')
+    tokens.check(self._reader.tokenizer, self._reader.max_length, pair=True)
+    shapes = [(n, length) for n in self._sizes for length in self._buckets]
+    for n, length in shapes:
+      self._rows(self._reader.blank(n, length), n)
+    return shapes
+
   def _probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
+    # On the host: jax would compile a program for every number of rows.
     if self.kind == 'classes':
-      return np.asarray(jax.nn.softmax(logits_BC, axis=-1))
-    return logits_BC[:, 0] if self.kind == 'regression' else np.asarray(jax.nn.sigmoid(logits_BC))
+      return special.softmax(logits_BC, axis=-1)
+    return logits_BC[:, 0] if self.kind == 'regression' else special.expit(logits_BC)
 
   def check(self, spec: tasks.Spec) -> None:
     """ValueError unless the model is one of this task's kind and classes."""
