@@ -116,9 +116,7 @@ class Classifier:
     return self._rows(self._reader.dataset(_table(first, second)), self._batch_size)
 
   def _rows(self, data: batches.Dataset, batch_size: int) -> np.ndarray:
-    return evaluate.logits(
-      self._forward, self._params, data, batch_size, self._buckets, self._mesh
-    )
+    return evaluate.logits(self._forward, self._params, data, batch_size, self._buckets, self._mesh)
 
   def at_once(self, inputs: Sequence[str | tuple[str, str]]) -> np.ndarray:
     """As a call, of some texts that somebody waits for: none is padded to another's length.
