@@ -61,6 +61,9 @@ ARROWS = {
     'runs', 'tasks',
   },
   'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'log', 'main', 'report'},
+  'batching': set(),
+  'service': {'batching', 'log', 'quote'},
+  'serve': {'allocator', 'batching', 'log', 'main', 'models', 'predict', 'service'},
   '__init__': {'predict'},
 }  # fmt: skip
 
