@@ -27,7 +27,10 @@ def classifier(folder: str, batch_size: int, max_length: int):
   found = predict.load(folder, batch_size, max_length)
   if len(set(found.labels)) < len(found.labels):
     raise ValueError(f'{folder}: two labels have one name: {found.labels}')
-  shapes = found.warm()
+  try:
+    shapes = found.warm()
+  except ValueError as e:
+    raise ValueError(str(e).replace('config.data.max_length', '--max_length')) from e
   log.logger.info('Compiled %d programs, of %d x %d to %d x %d texts x tokens.', len(shapes),
                   *shapes[0], *shapes[-1])  # fmt: skip
   return found

@@ -62,9 +62,9 @@ class Service:
     self.lines += [line.strip() for line in self.process.stderr]
 
   def memory(self) -> int:
-    """KiB that are in memory."""
-    status = pathlib.Path(f'/proc/{self.process.pid}/status').read_text()
-    return int(re.search(r'VmRSS:\s+(\d+) kB', status)[1])
+    """KiB that are in memory; 0 where the system does not say."""
+    status = pathlib.Path(f'/proc/{self.process.pid}/status')
+    return int(re.search(r'VmRSS:\s+(\d+) kB', status.read_text())[1]) if status.exists() else 0
 
   def end(self) -> int:
     """The exit status, when all that it said is read."""
