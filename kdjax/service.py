@@ -144,6 +144,12 @@ def app(model: Model, queue: batching.Batcher, limits: Limits):
   )
   async def predict(request: fastapi.Request) -> fastapi.Response:
     """Predictions for texts, or for pairs of texts."""
+    try:
+      return responses.JSONResponse(dict(predictions=await predictions(request)))
+    except asyncio.CancelledError as e:  # uvicorn does it at the end of the grace
+      raise Refused(503, 'stopping', 'the service stops') from e
+
+  async def predictions(request: fastapi.Request) -> list[dict]:
     ask = _parsed(await _body(request, limits.max_bytes), asked)
     if len({type(one) for one in ask.inputs}) > 1:
       raise Refused(422, 'mixed', 'single texts and pairs do not go into one request', 'inputs')
@@ -153,15 +159,12 @@ def app(model: Model, queue: batching.Batcher, limits: Limits):
       rows = await _answered(request, queue.submit(ask.inputs))
     except requests.ClientDisconnect:
       raise
-    except asyncio.CancelledError as e:  # uvicorn does it at the end of the grace
-      raise Refused(503, 'stopping', 'the service stops') from e
     except batching.Full as e:
       raise Refused(503, 'overloaded', f'{e}: try again later') from e
     except Exception as e:
       log.logger.error('The model failed: %s: %s', type(e).__name__, quote.error(e))
       raise Refused(500, 'model_failed', 'the model failed on this request') from e
-    found = [_prediction(row, model, ask.top_k) for row in rows]
-    return responses.JSONResponse(dict(predictions=found))
+    return [_prediction(row, model, ask.top_k) for row in rows]
 
   @api.exception_handler(Refused)
   async def refused(request, e: Refused):

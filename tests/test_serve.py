@@ -203,6 +203,8 @@ def test_a_model_that_stands_still_keeps_nobody_longer_than_the_grace(started, t
     one.sendall(SLOW)
   _waiting(service.url, 2)
   kept.pop().close()  # who leaves harms nobody
+  kept.append(socket.create_connection(_address(service)))
+  kept[-1].sendall(SLOW[:-5])  # and the rest never comes
   service.process.send_signal(signal.SIGTERM)
   assert service.end() == 0
   for one in kept:
