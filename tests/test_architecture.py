@@ -64,6 +64,7 @@ ARROWS = {
   'batching': set(),
   'service': {'batching', 'log', 'quote'},
   'serve': {'allocator', 'batching', 'log', 'main', 'models', 'predict', 'service'},
+  'compare': {'data', 'evaluate', 'grid', 'predict', 'report'},
   '__init__': {'predict'},
 }  # fmt: skip
 
