@@ -139,6 +139,8 @@ def _load(asked) -> dict[str, predict.Classifier]:
   names = [folder.rstrip('/').removesuffix('/model') for folder in folders]
   if names[0] == names[1]:
     raise ValueError(f'{folders[0]} and {folders[1]} are one model: compare two')
+  short = [name.rpartition('/')[2] for name in names]
+  names = short if short[0] != short[1] else names
   found = {name: predict.load(f, asked.batch_size) for name, f in zip(names, folders, strict=True)}
   one, other = found.values()
   for name, model in found.items():
