@@ -168,7 +168,7 @@ def sample(logits: Array, key: Array) -> Array:
   mass = mass.reshape(*mass.shape[:-1], -1, width)
 
   def pick(mass, key):
-    below = jnp.cumsum(mass, -1)
+    below = jnp.cumsum(mass, axis=-1)
     total = below[..., -1:]
     # Below the total, even where the product is rounded up to it: what has no mass is not drawn.
     u = jax.random.uniform(key, total.shape) * total

@@ -4,10 +4,12 @@ Both take what a HuggingFace tokenizer gives, `Inputs.names`, i32[B, L] each, an
 f32[B, C]. Parameters are constants of the file.
 """
 
+import contextlib
 import hashlib
 import logging
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -140,6 +142,28 @@ def read_stablehlo(folder: pathlib.Path, asked: Inputs) -> Call:
 
 def write_onnx(folder: pathlib.Path, module, asked: Inputs) -> None:
   """<folder>/model_<length>.onnx of each length, for any batch, and the weights that they share."""
+  with _unpatched():
+    _write_onnx(folder, module, asked)
+
+
+@contextlib.contextmanager
+def _unpatched() -> Iterator[None]:
+  """jax's functions are jax's again afterwards: jax2onnx, once imported, replaces some for good."""
+  public = {
+    name: {k: v for k, v in vars(part).items() if callable(v)}
+    for name, part in list(sys.modules.items())
+    if name.split('.')[0] in ('jax', 'flax') and '._' not in name
+  }
+  try:
+    yield
+  finally:
+    for name, own in public.items():
+      for key, function in own.items():
+        if vars(sys.modules[name]).get(key) is not function:
+          setattr(sys.modules[name], key, function)
+
+
+def _write_onnx(folder: pathlib.Path, module, asked: Inputs) -> None:
   import jax2onnx
   import onnx
 

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
@@ -58,12 +59,15 @@ def test_a_file_has_the_models_logits_for_any_batch_and_length(rng, tmp_path, fa
   module = hf.build(kind(**sizes), seed=int(rng.integers(99)))
   asked = formats.Inputs(names, 24, (8, 24), module.free_length)
   calls, plain = {}, formats.plain(module, asked)
+  before = {k: v for part in (jnp, jax.lax, jax.nn) for k, v in vars(part).items()}
   for name, form in formats.ALL.items():
     for package in form.needs:
       pytest.importorskip(package)
     (tmp_path / name).mkdir()
     form.write(tmp_path / name, module, asked)
     calls[name] = form.read(tmp_path / name, asked)
+  after = {k: v for part in (jnp, jax.lax, jax.nn) for k, v in vars(part).items()}
+  assert [k for k, v in before.items() if after[k] is not v] == []  # jax is as it was
   for rows, length in ((1, 8), (64, 24), (3, 8)):
     given = _given(rng, rows, length, names)
     want = plain(given)
