@@ -13,8 +13,8 @@ from kdjax.grid import tables
 _HEAD = """# Results
 
 Written by `python -m kdjax.grid.docs` from what `python -m kdjax.reproduce` measured; `report.html`
-of each grid has its plots, samples and configs. No number here is from a paper. What else was tried,
-and why things are as they are: [findings.md](findings.md)."""
+of each grid has its plots, samples and configs. No number here is from a paper. What else was
+tried, and why things are as they are: [findings.md](findings.md)."""
 # Where data lie on somebody's machine is nobody's business.
 _FOLDER = re.compile(
   r'(--(?:workdir|config\.(?:data\.dir|data\.cache|grid\.ood_dir))=)(\'[^\']*\'|\S+)'
