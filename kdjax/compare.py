@@ -8,7 +8,6 @@ import csv
 import os
 import pathlib
 import sys
-import time
 
 import numpy as np
 
@@ -63,16 +62,16 @@ def classes(decision_N: np.ndarray, label_N: np.ndarray, names: tuple[str, ...])
 
 
 def compare(
-  models: dict[str, predict.Classifier], first: list[str], second: list[str] | None, label
+  models: dict[str, predict.Classifier], inputs: list, label: np.ndarray | None
 ) -> tuple[dict, dict[str, np.ndarray]]:
   """(what is written to compare.json, probabilities f32[N, C] of each model) of two classifiers.
 
   Args:
     models: by name, in order: the first one's classes are those of the columns.
+    inputs: N texts, or pairs of them.
     label: i32[N], -1 where a row has none, or None.
   """
   names = next(iter(models.values())).labels
-  inputs = first if second is None else list(zip(first, second, strict=True))
   p = {}
   for name, model in models.items():
     p[name] = model(inputs)[:, [model.labels.index(own) for own in names]]
@@ -80,7 +79,7 @@ def compare(
   one, other = decided.values()
   p_one, p_other = (np.maximum(own, 1e-9) for own in p.values())
   out = dict(
-    rows=len(first),
+    rows=len(inputs),
     labels=list(names),
     agreement=float((one == other).mean()),
     kl=float((p_one * np.log(p_one / p_other)).sum(1).mean()),
@@ -108,21 +107,14 @@ def costs(models: dict[str, predict.Classifier], inputs: list) -> dict[str, dict
   rates = evaluate.speed(
     {name: lambda own=own: own(many) for name, own in models.items()}, len(many)
   )
-  spent = {name: [] for name in models}
-  for timed in (False, True):  # the first round compiles
-    for row in inputs[:_ALONE]:
-      for name, model in models.items():
-        begin = time.perf_counter()
-        model([row])
-        if timed:
-          spent[name].append(time.perf_counter() - begin)
-  return {
-    name: dict(rows_per_second=rates[name], latency_ms=float(np.median(own)) * 1e3)
-    for name, own in spent.items()
-  }
+  # Alone: not in a batch that is filled up.
+  calls = {name: lambda row, own=own: own.at_once([row]) for name, own in models.items()}
+  ms = evaluate.latency(calls, inputs[:_ALONE])
+  return {name: dict(rows_per_second=rates[name], latency_ms=ms[name]) for name in models}
 
 
-def _read(asked) -> tuple[list[str], list[str] | None, list | None]:
+def _read(asked) -> tuple[list, list | None]:
+  """(texts, or pairs of them; values of the label column or None)."""
   columns = files.read(asked.data)
   for flag, name in (('text', asked.text), ('pair', asked.pair), ('label', asked.label)):
     if name and name not in columns:
@@ -130,8 +122,9 @@ def _read(asked) -> tuple[list[str], list[str] | None, list | None]:
         f'{asked.data} has no column {name}: --{flag} is one of {", ".join(columns)}'
       )
   text = lambda name: sources.strings(columns[name], f'{asked.data}, column {name}')  # noqa: E731
-  pair = text(asked.pair) if asked.pair else None
-  return text(asked.text), pair, columns[asked.label] if asked.label else None
+  first = text(asked.text)
+  inputs = list(zip(first, text(asked.pair), strict=True)) if asked.pair else first
+  return inputs, columns[asked.label] if asked.label else None
 
 
 def _load(asked) -> dict[str, predict.Classifier]:
@@ -235,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
   asked = parser.parse_args(argv)
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   try:
-    first, second, values = _read(asked)
+    inputs, values = _read(asked)
     models = _load(asked)
     names = next(iter(models.values())).labels
     where = f'{asked.data}, column {asked.label}'
@@ -243,8 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     report.writable(asked.out)
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')
-  out, p = compare(models, first, second, label)
-  inputs = first if second is None else list(zip(first, second, strict=True))
+  out, p = compare(models, inputs, label)
   for (name, own), folder in zip(costs(models, inputs).items(), (asked.a, asked.b), strict=True):
     out['models'][name] |= own | dict(bytes=_bytes(folder))
   out['differ'] = _differ(asked.out / 'differ.csv', inputs, p, names, label)

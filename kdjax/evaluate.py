@@ -99,3 +99,16 @@ def speed(runs: dict[str, Callable[[], object]], examples: int, rounds: int = 3)
       call()
       seconds[name].append(time.perf_counter() - start)
   return {name: examples / float(np.median(s)) for name, s in seconds.items()}
+
+
+def latency(calls: dict[str, Callable], rows: list) -> dict[str, float]:
+  """Median ms of a call of one row, the calls in turn; compilation is not counted."""
+  spent = {name: [] for name in calls}
+  for timed in (False, True):
+    for row in rows:
+      for name, call in calls.items():
+        begin = time.perf_counter()
+        call(row)
+        if timed:
+          spent[name].append(time.perf_counter() - begin)
+  return {name: float(np.median(own)) * 1e3 for name, own in spent.items()}

@@ -3,17 +3,15 @@
 import importlib.util
 import pathlib
 import shutil
-import time
 
 import jax
 import numpy as np
 
-from kdjax import env, formats, hosts, jobs, net, report, runs, tasks
+from kdjax import env, evaluate, formats, hosts, jobs, net, report, runs, tasks
 from kdjax.data import batches, table, tokens
 from kdjax.models import hf, vision_files
 
 REPORT = 'export_report.json'
-_LONGEST = 128  # tokens, where config.data.max_length says nothing
 _BATCH = 32  # rows
 _TIMED = 20  # calls of one row
 
@@ -38,7 +36,7 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
     return target
   if target.exists() and any(target.iterdir()):
     raise ValueError(f'{target} is not empty: set config.export.dir, or delete it')
-  rows = _rows(c) if text else None
+  checked = _checked(c) if text else ()
   spare = target.with_name(target.name + '.tmp')
   shutil.rmtree(spare, ignore_errors=True)
   try:
@@ -47,7 +45,7 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
       shutil.copytree(where, copy)
       _equal(where, copy, 'mlm' if runs.masked(c) else 'classify')
       if text:
-        _write(c, copy, wanted, *rows)
+        _write(copy, wanted, *checked)
     if target.exists():
       target.rmdir()
     spare.rename(target)
@@ -71,11 +69,11 @@ def _wanted(c, text: bool) -> dict[str, formats.Format]:
   return found
 
 
-def _rows(c) -> tuple:
-  """(kind of the task, rows on which formats are compared): of the split that chose the model."""
-  _, spec, text = env.read(c)
+def _checked(c) -> tuple:
+  """(config with max_length, kind of the task, rows of the split that chose the model)."""
+  c, spec, text = env.read(c)
   split = text.splits[next(s for s in spec.evaluation if s in text.splits)]
-  return spec.kind, table.take(split, np.arange(min(c.export.rows, len(split.index))))
+  return c, spec.kind, table.take(split, np.arange(min(c.export.rows, len(split.index))))
 
 
 def _equal(where: pathlib.Path, copy: pathlib.Path, head: str) -> None:
@@ -90,10 +88,10 @@ def _equal(where: pathlib.Path, copy: pathlib.Path, head: str) -> None:
     raise RuntimeError(f'{copy} does not read back as {where}')
 
 
-def _write(c, copy: pathlib.Path, wanted: dict[str, formats.Format], kind: str, rows) -> None:
+def _write(copy: pathlib.Path, wanted: dict[str, formats.Format], c, kind: str, rows) -> None:
   """The formats of one classifier, and its report."""
   module, _, tokenizer = hf.load(str(copy))
-  longest = min(c.data.max_length or _LONGEST, module.spec.max_length)
+  longest = min(c.data.max_length, module.spec.max_length)
   asked = formats.inputs(module, tokenizer, longest)
   calls, sizes = {'kdjax': formats.plain(module, asked)}, {}
   if importlib.util.find_spec('torch'):
@@ -147,29 +145,13 @@ def _compared(calls: dict[str, formats.Call], data, asked: formats.Inputs, kind:
     same = np.asarray(decide(x)) == np.asarray(decide(own))
     return float(same.reshape(len(own), -1).all(1).mean())
 
-  return {
-    name: dict(
-      difference=float(np.abs(x - own).max()),
-      agreement=alike(x),
-      latency_ms=ms,
-    )
-    for (name, x), ms in zip(logits.items(), _latency(calls, data, asked), strict=True)
-  }
-
-
-def _latency(calls: dict[str, formats.Call], data, asked: formats.Inputs) -> list[float]:
-  """Median ms of a call of one row, the formats in turn."""
   few = batches.part(data, slice(_TIMED))
   each = [asked.of(batch) for batch, _ in batches.eval_batches(few, 1, asked.lengths)]
-  spent = {name: [] for name in calls}
-  for timed in (False, True):  # the first round compiles
-    for given in each:
-      for name, call in calls.items():
-        begin = time.perf_counter()
-        call(given)
-        if timed:
-          spent[name].append(time.perf_counter() - begin)
-  return [float(np.median(own)) * 1e3 for own in spent.values()]
+  ms = evaluate.latency(calls, each)
+  return {
+    name: dict(difference=float(np.abs(x - own).max()), agreement=alike(x), latency_ms=ms[name])
+    for name, x in logits.items()
+  }
 
 
 def _table(found: dict[str, dict]) -> str:

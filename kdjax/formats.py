@@ -114,7 +114,6 @@ def write_int8(folder: pathlib.Path, module, asked: Inputs) -> None:
   rule = qwix.QuantizationRule(module_path='.*', weight_qtype='int8', act_qtype='int8')
   ids = np.zeros((1, asked.lengths[0]), np.int32)
   like = dict(tokens=ids, mask=ids == 0, segments=ids)
-  like = dict(tokens=ids, mask=ids == 0, segments=ids)
   small = qwix.quantize_model(_Whole(module), qwix.PtqProvider([rule]), like)
   _serialise(folder, _function(small, asked), asked)
 

@@ -51,7 +51,8 @@ ARROWS = {
   'dry': {'env', 'jobs', 'runs', 'train'},
   'formats': {'data', 'net'},
   'exports': {
-    'data', 'env', 'formats', 'hosts', 'jobs', 'models', 'net', 'report', 'runs', 'tasks',
+    'data', 'env', 'evaluate', 'formats', 'hosts', 'jobs', 'models', 'net', 'report', 'runs',
+    'tasks',
   },
   'main': {
     'allocator', 'distributed', 'dry', 'exports', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop',
