@@ -116,7 +116,7 @@ def _data() -> ConfigDict:
   c.development = 0.0  # share of train (from 1 on, rows) that chooses the checkpoint, where > 0;
   # the task's validation split is then only scored, and train_fraction is of what is left
   c.max_length = 0  # tokens, longer texts are cut; 0: 32 for docs, else 128
-  # Lengths of batches, one program each: 'auto', multiples of 8 chosen from the train split's rows,
+  # Lengths of batches, one program each: 'auto', multiples of 4 chosen from the train split's rows,
   # few where there are few steps; or the lengths, as '16,32,64'. max_length is always there too.
   c.buckets = ('auto',)
   c.unlabelled = ''  # for mlm, mlm_kd: a file, folder, pattern (txt, jsonl, parquet, csv, tsv; .gz)

@@ -65,7 +65,7 @@ def test_a_horizon_of_all_steps_ends_later_than_ones_own_turns():
 
 
 def test_the_clip_is_torchs():
-  clipped, _ = optax.clip_by_global_norm(5.0).update(dict(a=jnp.array([3.0, 4, 0, 12])), (), None)
+  clipped, _ = optim.clip(5.0).update(dict(a=jnp.array([3.0, 4, 0, 12])), (), None)
   np.testing.assert_allclose(clipped['a'], [1.153846, 1.538461, 0, 4.615384], rtol=1e-6)
 
 
@@ -78,17 +78,33 @@ def test_the_two_adams_differ_on_a_first_tiny_gradient():
     np.testing.assert_allclose(-updates['a'], want, rtol=1e-4)
 
 
-def test_the_two_adams_agree_on_large_gradients(rng):
-  ours, theirs = (f(0.9, 0.999, 1e-8) for f in (optim.early_epsilon, optax.scale_by_adam))
-  params = dict(a=jnp.zeros(5))
-  states = [f.init(params) for f in (ours, theirs)]
-  for _ in range(4):
-    grads = dict(a=jnp.asarray(rng.normal(size=5), jnp.float32))
-    (one, first), (two, second) = (
-      f.update(grads, s, params) for f, s in zip((ours, theirs), states, strict=True)
-    )
-    states = [first, second]
-    np.testing.assert_allclose(one['a'], two['a'], rtol=1e-4)
+@pytest.mark.parametrize('size', [1.0, 1e-8])
+@pytest.mark.parametrize('early', [False, True])
+@pytest.mark.parametrize('betas', [(0.9, 0.999), (0.0, 0.0)])
+def test_adam_is_the_papers_in_float64(rng, size, early, betas):
+  (b1, b2), eps = betas, 1e-8
+  ours = optim.adam(b1, b2, eps, early)
+  state = ours.init(dict(a=jnp.zeros(5)))
+  m = v = np.zeros(5)
+  for t in range(1, 30):
+    g = (size * rng.normal(size=5)).astype(np.float32)
+    moves, state = ours.update(dict(a=jnp.asarray(g)), state)
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * np.square(g, dtype=np.float64)
+    root = np.sqrt(1 - b2**t)
+    below = (np.sqrt(v) + eps) / root if early else np.sqrt(v) / root + eps
+    np.testing.assert_allclose(moves['a'], m / (1 - b1**t) / below, rtol=3e-6, atol=1e-7)
+
+
+def test_a_gradient_within_the_norm_is_left_bit_for_bit_and_a_larger_one_has_that_norm(rng):
+  grads = dict(a=jnp.asarray(rng.normal(size=(3, 4)), jnp.float32), b=jnp.ones(2))
+  norm = float(optax.tree.norm(grads))
+  within, _ = optim.clip(2 * norm).update(grads, ())
+  np.testing.assert_array_equal(within['a'], grads['a'])
+  clipped, _ = optim.clip(norm / 3).update(grads, ())
+  want, _ = optax.clip_by_global_norm(norm / 3).update(grads, optax.EmptyState())
+  np.testing.assert_allclose(clipped['a'], want['a'], rtol=1e-6)
+  nothing, _ = optim.clip(1.0).update(dict(a=jnp.zeros(2)), ())
+  assert (nothing['a'] == 0).all()
 
 
 def test_a_wrong_switch_is_refused_by_name():
