@@ -143,7 +143,10 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
 
 
 def _develop(c, spec: tasks.Spec, text: sources.Text) -> tuple[tasks.Spec, sources.Text]:
-  """A part of train becomes the split that chooses the checkpoint; the task's own are scored."""
+  """A part of train becomes the split that chooses the checkpoint; the task's own are scored.
+
+  So is a test split whose labels are public: nothing was chosen on it either.
+  """
   if 'train' not in text.splits:
     raise ValueError(f'config.data.development={c.development}, and no train split: set it to 0')
   train = text.splits['train']
@@ -158,7 +161,10 @@ def _develop(c, spec: tasks.Spec, text: sources.Text) -> tuple[tasks.Spec, sourc
   splits = dict(train=rest, development=held)
   splits |= {name: table for name, table in text.splits.items() if name != 'train'}
   origin = f'{text.origin} Development: {len(held.first)} rows held out of train.'
-  spec = dataclasses.replace(spec, evaluation=('development', *spec.evaluation))
+  judges = dict.fromkeys(spec.evaluation)
+  if 'test' in text.splits and labelled(text.splits['test']):
+    judges['test'] = None
+  spec = dataclasses.replace(spec, evaluation=('development', *judges))
   return spec, text._replace(splits=splits, origin=origin)
 
 

@@ -133,14 +133,17 @@ def results(rows: list[dict], grid: dict) -> Table:
   """One setting: every metric of every split, beside sizes and differences."""
   first = rows[0]
   metrics, splits, judge = first['metrics'], list(first['scores']), tested(first)
+  judges = [split for split in splits if split != first['chosen']] or splits
   head = ['', 'parameters', *(f'{split} {metric}' for split in splits for metric in metrics)]
-  head += [f'{judge} {metrics[0]} - {grid["base"]}', 'gap closed']
+  head += [f'{split} {metrics[0]} - {grid["base"]}' for split in judges]
+  head.append(f'gap closed{f", {judge}" * (len(judges) > 1)}')
   lines = []
   for row in rows:
     cells = [report.spread(row['scores'][split][metric]) for split in splits for metric in metrics]
-    more = [difference(row['difference'].get(judge)), closed(row, judge)]
+    more = [difference(row['difference'].get(split)) for split in judges]
+    more.append(closed(row, judge))
     if row['run'] == 'teacher':
-      more = ['', '']
+      more = [''] * len(more)
     lines.append([row['run'], report.count(row['parameters']), *cells, *more])
   return Table(f'{_setting(first)}: {first["rows"]:,} training rows', head, lines, _chosen(rows))
 

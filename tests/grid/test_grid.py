@@ -117,6 +117,31 @@ def test_the_part_that_chooses_is_the_same_for_every_share_of_the_rest(tmp_path)
       read(development=wrong)
 
 
+@pytest.mark.parametrize('public', [True, False])
+def test_a_test_split_is_scored_where_its_labels_are_public(tmp_path, public):
+  rng = np.random.default_rng(0)
+  c = toy.config('kd', tmp_path, rng, **{'data.development': 0.25})
+  test = toy.file(tmp_path / 'test.csv', rng, 20, ('text', 'label' if public else 'other'))
+  c.data.test = str(test)
+  _, spec, text = env.read(c)
+  assert len(text.splits['test'].first) == 20
+  assert spec.evaluation == ('development', 'validation', *['test'] * public)
+
+
+def test_every_split_that_chose_nothing_has_its_difference():
+  numbers = {split: dict(accuracy=[0.5, 0.6]) for split in ('development', 'validation', 'test')}
+  apart = dict(mean=0.01, low=0.001, high=0.02, decided=True)
+  row = dict(
+    task='t', fraction=1.0, run='kd', rows=9, parameters=10, chosen='development', seeds=[0, 1],
+    metrics=['accuracy'], scores=numbers, share=dict(validation=0.5), difference=dict(test=apart),
+  )  # fmt: skip
+  table = tables.results([row], dict(base='kd'))
+  cells = dict(zip(table.head, table.lines[0], strict=True))
+  assert cells['test accuracy - kd'] == '+0.0100 [+0.0010, +0.0200]'
+  assert cells['validation accuracy - kd'] == '' and cells['gap closed, validation'] == '50 %'
+  assert not any(name.startswith('development accuracy -') for name in cells)
+
+
 def test_a_search_gives_each_method_as_many_trials(tmp_path):
   from configs import grid
 
