@@ -110,7 +110,8 @@ def build(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **kno
     def draw(path, leaf, rng=rng, std=config.initializer_range):
       if leaf.ndim > 1:
         return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * np.float32(std))
-      return jnp.full(leaf.shape, 1.0 if 'scale' in jax.tree_util.keystr(path) else 0.0)
+      value = 1.0 if 'scale' in jax.tree_util.keystr(path) else 0.0
+      return jnp.full(leaf.shape, value, jnp.float32)  # a weak type would be traced twice
 
     params = jax.tree_util.tree_map_with_path(draw, net.split(module)[1])
     made[role] = net.fill(module, params), config

@@ -107,7 +107,8 @@ def program(
       state, metrics = step(state, frozen, batch(i), key)
       return state, {k: log[k].at[i].set(v) for k, v in metrics.items()}
 
-    _, shapes = jax.eval_shape(step, state, frozen, jax.eval_shape(batch, 0), key)
+    # Of the same arrays as in the loop, or the step would be traced twice.
+    _, shapes = jax.eval_shape(lambda i: step(state, frozen, batch(i), key), jnp.int32(0))
     log = {k: jnp.zeros((size, *v.shape), v.dtype) for k, v in shapes.items()}
     # Of one step there is no loop left.
     return jax.lax.fori_loop(0, steps if size > 1 else 1, one, (state, log))

@@ -55,6 +55,39 @@ def _equal(found, wanted):
     np.testing.assert_array_equal(found[name], x, err_msg=name)
 
 
+@pytest.mark.parametrize('size', [1, CALL])
+@pytest.mark.parametrize('here', [True, False])
+def test_a_program_traces_its_step_once(rng, size, here):
+  data, mesh, traces = _data(rng, 'text'), sharding.make_mesh(4), []
+
+  def step(state, frozen, batch, key):
+    traces.append(1)
+    return state + batch['tokens'].sum(), dict(loss=batch['label'].mean() + frozen)
+
+  same = sharding.replicated(mesh)
+  step = jax.jit(
+    sharding.under(mesh, step),
+    in_shardings=(same, same, sharding.rows(mesh), same),
+    out_shardings=(same, same),
+  )
+  play = feed.program(step, size, mesh, None, None, False)
+  plan = itertools.islice(batches.train_plan(data, 8, (20,), 0), CALL)
+  state, lying = sharding.place(dict(state=np.int32(0)), mesh)['state'], None
+  if here:
+    lying = feed.place(data, mesh)
+  said = []
+  for call in feed.calls(plan, 0, size, lambda step: ('a',), data, here, batches.ALL, mesh):
+    steps = len(call.index)
+    state, log = play(call.length, state, np.float32(1), lying, call.rows, steps, jax.random.key(0))
+    said.append((log, steps))
+  assert len(traces) == 1 and len(feed.rows(said)) == CALL
+  assert int(state) == data.tokens.tokens[np.concatenate([rows for _, rows in _plan(data)])].sum()
+
+
+def _plan(data):
+  return list(itertools.islice(batches.train_plan(data, 8, (20,), 0), CALL))
+
+
 @pytest.mark.parametrize('kind', ['text', 'two readers', 'images'])
 @pytest.mark.parametrize('devices, n', [(1, 1), (4, 1), (4, 2)])
 def test_a_batch_that_is_gathered_is_the_hosts_bit_for_bit(rng, kind, devices, n):
