@@ -8,20 +8,33 @@ import jax.numpy as jnp
 import optax
 
 
-def schedule(rate: float, turns: int, warmup: float, from_zero: bool = False) -> optax.Schedule:
+class Schedule(NamedTuple):
+  """A rate by turns: up to `rate` in the first `rising` of them, then down to 0 in `falling` more.
+
+  first: at turn 0, where there is a warm-up. Of numbers, or of f32[] in an optimizer's state.
+  """
+
+  first: Any
+  rate: Any
+  rising: Any
+  falling: Any
+
+  def __call__(self, turn) -> jax.Array:
+    """The rate at a turn, counted from 0."""
+    up = self.first + (self.rate - self.first) * turn / jnp.maximum(self.rising, 1)
+    down = self.rate * jnp.maximum(1 - (turn - self.rising) / self.falling, 0)
+    return jnp.where(turn < self.rising, up, down)
+
+
+def schedule(rate: float, turns: int, warmup: float, from_zero: bool = False) -> Schedule:
   """Up to rate in the warm-up, then linearly down to 0 at the last turn.
 
   warmup: a share of the turns; from 1 on, their number. from_zero: the first turn's rate is 0, as
   in most released codes; otherwise it is a step above, and no turn is lost.
   """
   rising = round(warmup if warmup >= 1 else warmup * turns)
-  return optax.join_schedules(
-    [
-      optax.linear_schedule(0.0 if from_zero else rate / (rising + 1), rate, rising),
-      optax.linear_schedule(rate, 0.0, max(turns - rising, 1)),
-    ],
-    [rising],
-  )
+  first = 0.0 if from_zero else rate / (rising + 1)
+  return Schedule(first, rate, rising, max(turns - rising, 1))
 
 
 def matrices(params: Any) -> Any:
@@ -45,8 +58,33 @@ def make(c, turns: int, steps: int, **own: float) -> optax.GradientTransformatio
     clip(c.clip) if c.clip else optax.identity(),
     adam(c.beta1, c.beta2, c.epsilon, early=c.adam == 'huggingface'),
     optax.add_decayed_weights(c.decay, matrices),
-    optax.scale_by_learning_rate(rates),
+    scheduled(rates),
   )
+
+
+class _Turns(NamedTuple):
+  count: jax.Array
+  schedule: Schedule
+
+
+def scheduled(rates: Schedule) -> optax.GradientTransformation:
+  """Updates times the negative rate of their turn.
+
+  The schedule's numbers are state, not constants of a program: one compiled for one rate, and one
+  number of steps, is there for all others.
+  """
+
+  def init(params):
+    del params
+    return _Turns(jnp.zeros((), jnp.int32), jax.tree.map(jnp.float32, rates))
+
+  def update(updates, state, params=None):
+    del params
+    rate = state.schedule(state.count)
+    updates = jax.tree.map(lambda u: -rate * u, updates)
+    return updates, state._replace(count=state.count + 1)
+
+  return optax.GradientTransformation(init, update)
 
 
 class _Moments(NamedTuple):

@@ -48,6 +48,11 @@ def test_the_released_schedule_of_mate_kd():
   rate = optim.schedule(1.0, T, 2138, from_zero=True)
   want = {0: 0, 1069: 0.5, 2138: 1, 200_000: (T - 200_000) / (T - 2138), T: 0}
   np.testing.assert_allclose([rate(k) for k in want], list(want.values()), rtol=1e-5)
+  optaxs = optax.join_schedules(
+    [optax.linear_schedule(0.0, 1.0, 2138), optax.linear_schedule(1.0, 0.0, T - 2138)], [2138]
+  )
+  for k in (0, 1, 2137, 2138, 2139, 300_000, T - 1, T, T + 5):
+    np.testing.assert_allclose(rate(k), optaxs(k), rtol=1e-5, atol=1e-7)
   writer = optim.schedule(1.0, T, 0.0)
   np.testing.assert_allclose([writer(j) for j in (0, 33_470)], [1, (T - 33_470) / T], rtol=1e-5)
 
@@ -105,6 +110,17 @@ def test_a_gradient_within_the_norm_is_left_bit_for_bit_and_a_larger_one_has_tha
   np.testing.assert_allclose(clipped['a'], want['a'], rtol=1e-6)
   nothing, _ = optim.clip(1.0).update(dict(a=jnp.zeros(2)), ())
   assert (nothing['a'] == 0).all()
+
+
+def test_a_program_is_the_same_for_all_rates_and_numbers_of_steps():
+  params, texts, moves = dict(a=jnp.ones((2, 3))), [], []
+  for rate, turns in ((1e-3, 10), (0.5, 1000)):
+    chain = optim.make(tiny.train_fields(rate=rate), turns, 2 * turns)
+    update = jax.jit(chain.update)
+    state = chain.init(params)
+    texts.append(update.lower(params, state, params).as_text())
+    moves.append(float(update(params, state, params)[0]['a'][0, 0]))
+  assert texts[0] == texts[1] and moves[0] != moves[1]
 
 
 def test_a_wrong_switch_is_refused_by_name():
