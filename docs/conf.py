@@ -1,4 +1,4 @@
-"""The documentation as a site: sphinx-build -W --keep-going -j auto -c docs . DIR."""
+"""The documentation as a site: python -m sphinx -W -c docs . DIR."""
 
 import pathlib
 import re
@@ -21,6 +21,7 @@ html_theme = 'furo'
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+highlight_language = 'none'
 pygments_style, pygments_dark_style = 'tango', 'github-dark'
 
 autodoc_member_order = 'bysource'
