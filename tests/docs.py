@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import warnings
 from typing import NamedTuple
 
 import markdown_it
@@ -18,7 +19,7 @@ from absl import app, flags
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ['README.md', 'launch/README.md'] + [f'docs/{p.name}' for p in ROOT.glob('docs/*.md')]
 # Programs whose command lines are looked at by tests/test_docs.py; any other one is not found.
-PROGRAMS = ('python', 'python3', 'pip', 'ruff', 'git', 'curl', 'docker', 'kubectl', 'xpk')
+PROGRAMS = ('python', 'python3', 'pip', 'ruff', 'tail', 'curl', 'docker', 'kubectl', 'xpk')
 _RECORD = '#!/usr/bin/env bash\nprintf "%s\\0" "$0" "$@" $\'\\1\' >>"$CALLS"\n'
 _REAL = """#!/usr/bin/env bash
 case "$*" in *kdjax.main*|*kdjax.reproduce*) exec {0} "$@" {1};; esac
@@ -60,6 +61,7 @@ def shell(
     for name in PROGRAMS:
       _script(here / name, _RECORD)
     _script(here / 'taskset', '#!/usr/bin/env bash\nshift 2\nexec "$@"\n')
+    (here / 'activate').write_text('')
     (folder / '.venv').mkdir()
     (folder / '.venv' / 'bin').symlink_to(here)
     (folder / 'launch').mkdir()
@@ -108,7 +110,7 @@ def parse(command: list[str], monkeypatch):
     raise _ParsedError
 
   real = argparse.ArgumentParser.parse_args
-  with monkeypatch.context() as patched:
+  with monkeypatch.context() as patched, warnings.catch_warnings(action='ignore'):
     patched.setattr(app, 'run', absl_run)
     patched.setattr(argparse.ArgumentParser, 'parse_args', parse_args)
     patched.setattr('kdjax.allocator.keep_pages', lambda: None)
@@ -144,7 +146,7 @@ def _of_configs(name: str) -> bool:
 
 def copy(to: pathlib.Path) -> pathlib.Path:
   """The code of the repository in another folder, where it may be changed."""
-  for name in ('kdjax', 'configs', 'tests'):
+  for name in ('kdjax', 'configs', 'tests', 'docs', 'launch'):
     shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns('__pycache__'))
   shutil.copy(ROOT / 'setup.cfg', to)
   return to
