@@ -148,7 +148,8 @@ def copy(to: pathlib.Path) -> pathlib.Path:
   """The code of the repository in another folder, where it may be changed."""
   for name in ('kdjax', 'configs', 'tests', 'docs', 'launch'):
     shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns('__pycache__'))
-  shutil.copy(ROOT / 'setup.cfg', to)
+  for name in ('setup.cfg', 'constraints.txt', 'README.md'):
+    shutil.copy(ROOT / name, to)
   return to
 
 
