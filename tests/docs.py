@@ -146,10 +146,9 @@ def _of_configs(name: str) -> bool:
 
 def copy(to: pathlib.Path) -> pathlib.Path:
   """The code of the repository in another folder, where it may be changed."""
-  for name in ('kdjax', 'configs', 'tests', 'docs', 'launch'):
+  for name in ('kdjax', 'configs', 'tests'):
     shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns('__pycache__'))
-  for name in ('setup.cfg', 'constraints.txt', 'README.md'):
-    shutil.copy(ROOT / name, to)
+  shutil.copy(ROOT / 'setup.cfg', to)
   return to
 
 

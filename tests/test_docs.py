@@ -10,6 +10,7 @@ import jax
 import markdown_it
 import numpy as np
 import pytest
+from absl import flags
 
 from kdjax import methods, metrics
 from kdjax.methods import base
@@ -18,6 +19,7 @@ from tests.test_serve import started  # noqa: F401
 
 # Blocks that a program has printed, or that the site's builder reads.
 SHOWN = ('', '{toctree}', '{eval-rst}')
+OTHERS = ('pytest', 'sphinx', 'tensorboard.main', 'venv')  # python -m: not of this project
 ALONE = 'docs/extend.md'  # changes the code: what is there is run in a copy of it
 TOY = (
   '--config.teacher.init=base --config.teacher.steps=4 --config.train.steps=4 --config.compare= '
@@ -49,11 +51,6 @@ def folder(tmp_path_factory):
 
 @every('sh')
 def test_a_command_is_one_that_its_program_takes(block, folder, monkeypatch):
-  check(block, folder, monkeypatch)
-
-
-def check(block, folder, monkeypatch):
-  """AssertionError or SystemExit where a program would not take what it is given."""
   monkeypatch.chdir(folder)
   called = docs.shell(block.text, folder)
   assert called or 'activate' in block.text
@@ -61,21 +58,44 @@ def check(block, folder, monkeypatch):
     _check(program, arguments, monkeypatch)
 
 
+@pytest.mark.parametrize(
+  'command',
+  [
+    'python -m kdjax.main --config=configs/kd.py --workdir=w --config.train.rat=1',
+    'python -m kdjax.main --config=configs/dk.py --workdir=w',
+    'python -m kdjax.main --config=configs/kd.py --workdir=w --config.compare=dk',
+    'python -m kdjax.main --config=configs/kd.py --workdir=w --mode=distil',
+    'python -m kdjax.reproduce --config=configs/kd.py --workdir=w --seed=3',
+    'python -m kdjax.compare a b --dota=rows.csv',
+    'python -m kdjax.serve a --prot=1',
+    'python benchmarks/table.py --diir=a',
+    'python -m pytest tests/test_nothing.py',
+    'launch/nowhere.sh --config=configs/kd.py',
+    'launch/local.sh --config=configs/kd.py --config.sed=1',
+    "pip install '.[nothing]'",
+    'docker build -f launch/File .',
+    'kubectx',
+  ],
+)
+def test_a_wrong_command_is_found(command, folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  with pytest.raises((AssertionError, SystemExit, ValueError, flags.Error)):
+    for program, *arguments in docs.shell(command, folder):
+      _check(program, arguments, monkeypatch)
+
+
 def _check(program, arguments, monkeypatch):
-  if program == 'python' and arguments[:2] in (['-m', 'pytest'], ['-m', 'venv']):
+  """An error where the program would not take these arguments."""
+  if program == 'python' and arguments[1] in OTHERS:
     assert all((docs.ROOT / a).exists() for a in arguments if a.startswith('tests'))
-  elif program == 'python' and '-m' in arguments and arguments[1].partition('.')[0] not in (
-    'kdjax', 'benchmarks',
-  ):  # fmt: skip
-    assert arguments[1] in ('sphinx', 'tensorboard.main'), arguments
   elif program == 'python':
     found = docs.parse(arguments, monkeypatch)
     if 'config' in found:
       _settle(found['config'])
   elif program.endswith('.sh'):
-    flags = [a for a in arguments if a.startswith('--')]
-    if flags:
-      docs.parse(['-m', 'kdjax.main', '--workdir=w', *flags], monkeypatch)
+    given = [a for a in arguments if a.startswith('--')]
+    if given:
+      docs.parse(['-m', 'kdjax.main', '--workdir=w', *given], monkeypatch)
   elif program == 'pip':
     _installable(arguments)
   elif program == 'ruff':
@@ -190,34 +210,15 @@ def test_requests_that_are_shown_are_answered_as_shown(work, request):
 
 
 def _extended(folder):
-  """A copy of the code with the files of docs/extend.md, and the Python that looks at them."""
-  root, checks = docs.copy(folder), []
+  """A copy of the code with the files of docs/extend.md."""
+  root = docs.copy(folder)
   for block in docs.blocks(ALONE, 'python'):
     first, _, text = block.text.partition('\n')
-    if not first.startswith('# '):
-      checks.append(block.text)
-      continue
-    path = root / first.removeprefix('# ')
-    assert path.exists() or path.parent.name in ('methods', 'configs'), path
-    path.write_text(f'{path.read_text()}\n\n{text}' if path.exists() else text)
-  return root, checks
-
-
-COMMANDS = """
-import pathlib, tempfile
-import pytest
-from tests import docs, test_docs
-with pytest.MonkeyPatch.context() as patched, tempfile.TemporaryDirectory() as folder:
-  for block in docs.blocks(test_docs.ALONE, 'sh'):
-    test_docs.check(block, pathlib.Path(folder), patched)
-"""
-
-
-def test_what_is_added_is_what_its_checks_say(work, tmp_path):
-  pytest.importorskip('torch')
-  root, checks = _extended(tmp_path)
-  assert len(checks) == 3
-  docs.run('\n'.join(checks) + COMMANDS, work, root)
+    if first.startswith('# '):
+      path = root / first.removeprefix('# ')
+      assert path.exists() or path.parent.name in ('methods', 'configs'), path
+      path.write_text(f'{path.read_text()}\n\n{text}' if path.exists() else text)
+  return root
 
 
 LEFT_OUT = r'^.*(kdjax\.serve|pip install|activate|-m venv).*$'  # of what is done for real
@@ -231,7 +232,9 @@ DONE = {
 @pytest.mark.parametrize('page', DONE)
 def test_the_commands_of_a_page_do_what_it_says(page, work, tmp_path):
   """All of its blocks, in order, at toy size."""
-  root = _extended(tmp_path)[0] if page == ALONE else docs.ROOT
+  if page == ALONE:
+    pytest.importorskip('torch')
+  root = _extended(tmp_path) if page == ALONE else docs.ROOT
   for block in docs.blocks(page, 'python', 'sh'):
     if block.kind == 'sh':
       docs.shell(re.sub(LEFT_OUT, '', block.text, flags=re.M), work, TOY, root)
