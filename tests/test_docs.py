@@ -173,7 +173,8 @@ def _pickled(work, request):
 BEFORE = {'docs/export.md': _exported, 'docs/serving.md': _served, 'docs/models.md': _pickled}
 
 
-LONG = ('docs/export.md', 'docs/serving.md')  # other tests do by default what they say
+# Other tests do by default what they say.
+LONG = ('docs/export.md', 'docs/models.md', 'docs/serving.md')
 
 
 @pytest.mark.parametrize(
