@@ -232,7 +232,7 @@ def read_torch(folder: pathlib.Path) -> Call:
 
 
 ALL = dict(
-  stablehlo=Format(write_stablehlo, read_stablehlo),
+  stablehlo=Format(write_stablehlo, read_stablehlo, ('flatbuffers',)),
   onnx=Format(write_onnx, read_onnx, ('jax2onnx', 'onnxruntime')),
-  int8=Format(write_int8, read_stablehlo, ('qwix',), exact=False),
+  int8=Format(write_int8, read_stablehlo, ('flatbuffers', 'qwix'), exact=False),
 )
