@@ -104,6 +104,8 @@ def trained(plan: env.Plan) -> dict[str, list[roles.Model]]:
   c = plan.c
   if hosts.first():
     report.record(c, plan.workdir)
+    if plan.spec.labels:
+      report.write_json(plan.workdir / 'labels.json', dict(enumerate(plan.spec.labels)))
   teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
   generator = _ready(plan, 'generator', {})
   if runs.alone(c):

@@ -1,8 +1,9 @@
-"""Where text comes from: embedded corpus, hub, TFDS, a folder in GLUE's layout, own files.
+"""Where text comes from: embedded corpus, hub, TFDS, a folder in GLUE's layout, one's own data.
 
 Images have sources of their own: images.py.
 """
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kdjax import quote, tasks
-from kdjax.data import docs, files, hub, images, labels, table
+from kdjax.data import docs, files, hub, images, labels, own, table
 
 Table = table.Table
 Text = table.Text
@@ -96,21 +97,27 @@ def _names(spec: tasks.Spec) -> dict[str, None]:
 
 
 def _files(c, spec: tasks.Spec) -> Text:
-  paths = {name: c[name] for name in ('train', 'validation', 'test') if c[name]}
-  if 'train' not in paths:
+  if not c.train:
     raise ValueError("config.data.source='files' reads config.data.train, which is empty")
-  text = _text(
-    {name: files.read(path) for name, path in paths.items()},
-    paths,
-    spec,
-    f'Files {", ".join(str(path) for path in paths.values())}.',
-  )
-  if 'validation' in paths:
+  labelled = _label_columns(spec)
+  only = labelled[0] if len(labelled) == 1 and spec.kind != 'regression' else ''
+  found = own.read(c.train, (*spec.columns, *labelled), only)
+  columns, where, origin = found.columns, found.where, found.origin
+  for name in ('validation', 'test'):
+    if c[name]:
+      columns[name], where[name] = files.read(c[name]), c[name]
+      origin += f' {name.capitalize()}: {c[name]}.'
+  columns = {name: columns[name] for name in ('train', 'validation', 'test') if name in columns}
+  if found.names and not spec.labels:
+    _log.info('Classes, as the data set names them: %s.', ', '.join(found.names))
+    spec = dataclasses.replace(spec, labels=found.names)
+  text = _text(columns, where, spec, origin)
+  if 'validation' in text.splits:
     return text
   try:
     rest, held = table.hold_out(text.splits['train'], c.validation_fraction, c.seed, spec.kind)
   except ValueError as error:
-    raise ValueError(f'{paths["train"]}: {error}') from error
+    raise ValueError(f'{where["train"]}: {error}') from error
   splits = {'train': rest, 'validation': held} | {
     name: split for name, split in text.splits.items() if name != 'train'
   }
@@ -136,9 +143,9 @@ def _text(
 ) -> Text:
   """Columns -> tables: texts checked, labels turned into numbers."""
   for name, columns in splits.items():
-    if not columns or not len(next(iter(columns.values()))):
-      raise ValueError(f'{where[name]}: no rows')
     _check_columns(columns, name, where[name], spec)
+    if not len(columns[spec.columns[0]]):
+      raise ValueError(f'{where[name]}: no rows')
   names = _class_names(splits, where, spec)
   tables = {}
   for name, columns in splits.items():

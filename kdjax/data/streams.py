@@ -2,10 +2,10 @@
 
 import glob
 import pathlib
-import re
 from collections.abc import Iterator
 
 from kdjax import quote
+from kdjax.data import own
 
 # Loader of `datasets`, and its options. Everything in csv is text: a text 'null' is not missing.
 _READS = {
@@ -15,7 +15,6 @@ _READS = {
   '.csv': ('csv', dict(keep_default_na=False)),
   '.tsv': ('csv', dict(keep_default_na=False, sep='\t', quoting=3)),
 }
-_HUB = re.compile(r'([\w.-]+/[\w.-]+)(?::([\w.-]+))?')
 _ROWS = 256  # read at once
 
 
@@ -36,7 +35,7 @@ def find(where: str) -> list[pathlib.Path]:
   else:
     files = [pathlib.Path(f) for f in glob.glob(str(path), recursive=True)]
     files = [f for f in files if f.is_file()]
-    if not files and _HUB.fullmatch(where):
+    if not files and own.HUB.fullmatch(where):
       return []
   known = f'{", ".join(_READS)} (all but parquet also with .gz)'
   if not files:
@@ -115,7 +114,7 @@ def _file(file: pathlib.Path, column: str):
 def _hub(where: str):
   import datasets
 
-  name, configuration = _HUB.fullmatch(where).groups()
+  name, configuration = own.HUB.fullmatch(where).groups()
   return datasets.load_dataset(name, configuration, split='train', streaming=True)
 
 
