@@ -15,6 +15,7 @@ from kdjax.data import docs, files, hub, images, labels, own, table
 
 Table = table.Table
 Text = table.Text
+labelled, unlabelled = table.labelled, table.unlabelled
 subset = table.subset
 hold_out = table.hold_out
 
@@ -125,7 +126,7 @@ def _files(c, spec: tasks.Spec) -> Text:
   return Text(splits, text.labels, origin)
 
 
-def _unlabelled(c, spec: tasks.Spec) -> Text:
+def _text_alone(c, spec: tasks.Spec) -> Text:
   """A validation file, where one is named: the rest is read as a stream (corpus.read)."""
   if not c.validation:
     return Text({}, (), 'Unlabelled text.')
@@ -204,9 +205,7 @@ def _labels(
   n = len(columns[spec.columns[0]])
   several = _label_columns(spec)
   if any(column not in columns for column in several):  # a test split without labels
-    shape = (n, len(names)) if spec.kind == 'multilabel' else (n,)
-    none = np.int32(-1) if spec.kind == 'classes' else np.float32(np.nan)
-    return np.full(shape, none)
+    return table.unlabelled(n, spec.kind, len(names))
   if len(several) > 1:
     each = [labels.flags(columns[column], f'{where}: column {column!r}') for column in several]
     return np.stack(each, 1)
@@ -217,15 +216,18 @@ def _labels(
   return (labels.bits if spec.kind == 'multilabel' else labels.classes)(values, names, where, test)
 
 
-def strings(values: list, where: str) -> list[str]:
-  """The values, all of them text; ValueError, naming the row, where one is not."""
-  for i, value in enumerate(values):
+def strings(values: list, where: str, first: int = 1) -> list[str]:
+  """The values, all of them text; ValueError, naming the row, where one is not.
+
+  first: the number of the first row.
+  """
+  for number, value in enumerate(values, first):
     try:
       str.encode(value)  # nor half of a surrogate pair, which no tokenizer takes
     except (TypeError, UnicodeEncodeError) as error:
       said = quote.value(value)
       raise ValueError(
-        f'{where}: row {i + 1} is {said}, not text: correct or drop the row'
+        f'{where}: row {number} is {said}, not text: correct or drop the row'
       ) from error
   return list(values)
 
@@ -240,5 +242,5 @@ _SOURCES: dict[str, Callable[..., Text]] = {
   'tfds': _tfds,
   'local': _local,
   'files': _files,
-  'unlabelled': _unlabelled,
+  'unlabelled': _text_alone,
 }

@@ -32,6 +32,20 @@ class Text(NamedTuple):
   origin: str
 
 
+def unlabelled(n: int, kind: str, classes: int) -> np.ndarray:
+  """Labels of n rows that have none."""
+  if kind == 'classes':
+    return np.full(n, -1, np.int32)
+  return np.full((n, classes) if kind == 'multilabel' else n, np.nan, np.float32)
+
+
+def labelled(label: np.ndarray) -> np.ndarray:
+  """bool[n]: which rows have a label."""
+  if label.dtype.kind == 'i':
+    return label >= 0
+  return ~np.isnan(label.reshape(len(label), -1)).any(1)
+
+
 def take(table: Table, rows: np.ndarray) -> Table:
   """The rows i64[m] of a table, in that order; `index` keeps naming the source's rows."""
   images = isinstance(table.first, np.ndarray)
