@@ -7,7 +7,12 @@ import numpy as np
 
 from kdjax import metrics, tasks
 
-_CLEAR = 0.1  # of accuracy, or F1: a difference that no sample of 200 rows has by chance
+_CLEAR = 0.1  # of a correlation
+
+
+def _chance(n: int) -> float:
+  """A difference of shares that n rows do not have by chance: four standard errors and more."""
+  return 2 / n**0.5
 
 
 def of(logits_NC: np.ndarray, label: np.ndarray, spec: tasks.Spec) -> list[str]:
@@ -29,7 +34,9 @@ def _classes(decision: np.ndarray, label: np.ndarray, spec: tasks.Spec) -> list[
     )
   order = metrics.best_order(counts)
   other = counts[np.arange(C), order].sum() / len(label)
-  return out + _turned(right, other, order, 'right on', spec) * (other > share.max())
+  if other > max(share.max() + _chance(len(label)) / 2, right + _chance(len(label))):
+    out.append(_turned(order, f'right on {other:.1%}', spec))
+  return out
 
 
 def _label_sets(decision: np.ndarray, label: np.ndarray, spec: tasks.Spec) -> list[str]:
@@ -45,18 +52,19 @@ def _label_sets(decision: np.ndarray, label: np.ndarray, spec: tasks.Spec) -> li
   order = metrics.best_order(alike)
   turned = np.empty_like(decision)
   turned[:, order] = decision
-  return out + _turned(own, f1(turned), order, 'of F1', spec)
+  other = f1(turned)
+  if other > own + _chance(len(label)):
+    out.append(_turned(order, f'of F1 {other:.3f}', spec))
+  return out
 
 
-def _turned(own: float, other: float, order, said: str, spec: tasks.Spec) -> list[str]:
-  if other < own + _CLEAR:
-    return []
+def _turned(order: tuple[int, ...], said: str, spec: tasks.Spec) -> str:
   names = ', '.join(spec.labels[k] for k in order)
-  return [
-    f'{said} {other:.3f} with its classes taken for ({names}) instead of '
+  return (
+    f'{said} with its classes taken for ({names}) instead of '
     f'({", ".join(spec.labels)}): they are numbered otherwise. Reorder its id2label and the '
     'rows of its classifier, or the names in config.task.labels'
-  ]
+  )
 
 
 def _scores(decision: np.ndarray, label: np.ndarray, spec: tasks.Spec) -> list[str]:

@@ -118,6 +118,7 @@ def _places(label: np.ndarray, rows: int, spec) -> list[int]:
 
 
 def _cut(text: str) -> str:
+  text = ' '.join(text.split())
   return text if len(text) <= _WIDTH else f'{text[:_WIDTH]}...'
 
 
@@ -194,7 +195,8 @@ def _times(plan: env.Plan) -> None:
     )
     print(
       f'  {name}: about {_span(own.seconds)}: {paces}; {_span(own.compiling)} to compile '
-      f'{own.programs} programs, {_span(own.scoring)} of evaluation; {_bytes(own.bytes)} a device',
+      f'{own.programs} program{"s" * (own.programs > 1)}, {_span(own.scoring)} of evaluation; '
+      f'{_bytes(own.bytes)} a device',
       flush=True,
     )
   print(f'  all: about {_span(total)} on this machine')
@@ -207,7 +209,8 @@ def _span(seconds: float) -> str:
 
 
 def _bytes(n: float) -> str:
-  return f'{n / 1e9:.1f} GB' if n >= 1e9 else f'{n / 1e6:.1f} MB'
+  unit, name = next(u for u in ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB')) if n >= u[0] or u[0] == 1e3)
+  return f'{n / unit:.1f} {name}'
 
 
 def _balance(label: np.ndarray, spec) -> str:

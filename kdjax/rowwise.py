@@ -104,7 +104,6 @@ def predict(clf, rows: Rows, out: pathlib.Path, prefix: str = '', said: Any = No
   if rows.like and out.resolve() == rows.like.resolve():
     raise ValueError(f'--out={out} is the data itself: name another file')
   form = blocks.Writer(out, (*rows.columns, *added), rows.like)
-  report.writable(out.parent)
   parts = out.with_name(out.name + '.parts')
   asked = [rows.said, said, PART, list(added), out.suffix]
   done = hosts.agree(lambda: _begun(parts, asked, -(-rows.n // PART)))
@@ -183,7 +182,10 @@ def _begun(parts: pathlib.Path, asked: Any, most: int) -> int:
       return next((k for k in range(most) if not (parts / f'{k:06}').exists()), most)
     log.logger.info(f'{parts} is of another command: it begins anew')
     shutil.rmtree(parts)
-  report.writable(parts)
+  try:
+    report.writable(parts)
+  except ValueError as error:
+    raise ValueError(str(error).replace('--workdir', '--out')) from None
   report.write_json(path, asked)
   return 0
 
