@@ -498,7 +498,7 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
     )
     if split not in text.splits:
       raise ValueError(f'no split {split!r} in {text.origin}: there are {", ".join(text.splits)}')
-    path, clf, n = workdir / f'predictions.{split}.csv', _classifier(c, where)
+    path, clf = workdir / f'predictions.{split}.csv', _classifier(c, where)
     n = predict.split(clf, str(where), text.splits[split], path)
   if hosts.first():
     print(f'{n:,} predictions of {where} in {path}')

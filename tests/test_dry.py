@@ -81,7 +81,7 @@ def test_a_dry_run_says_it_all_and_leaves_the_folder_alone(rng, tmp_path, capsys
   texts = plan.text.splits['train'].first
   longer = np.mean([len(t.split()) + 2 > 6 for t in texts])
   assert f'{longer:.1%} are longer than 6, and cut' in said
-  assert f'finetune/: model ({4 * plan.student.parameters / 1e6:.1f} MB)' in said
+  assert f'finetune/: model ({4 * plan.student.parameters / 1e3:.1f} kB)' in said
   found = [line for line in said.splitlines() if ' s a step of 16 x 6' in line]
   assert len(found) == 2 and all('to compile 1 program,' in line for line in found)
   assert 'all: about ' in said
