@@ -17,7 +17,6 @@ import tqdm
 
 from kdjax import hosts, log, quote, report
 from kdjax.data import blocks, files, sources
-from kdjax.data import table as tables
 
 PART = 2048  # rows computed between two saves: what a kill can cost
 
@@ -77,8 +76,8 @@ def of_table(table: sources.Table) -> Rows:
       each = table.index[own].tolist(), table.first[own], table.second and table.second[own]
       yield dict(zip(names, each, strict=False)), *each[1:]
 
-  digest = hashlib.sha256(repr(tables.keys(table)).encode()).hexdigest()
-  return Rows(names, len(table.first), digest, read)
+  said = table.first.tobytes() if images else repr((table.first, table.second)).encode()
+  return Rows(names, len(table.first), hashlib.sha256(said).hexdigest(), read)
 
 
 def predict(clf, rows: Rows, out: pathlib.Path, prefix: str = '', said: Any = None) -> None:

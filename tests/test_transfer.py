@@ -172,6 +172,14 @@ def test_a_teacher_with_its_own_tokenizer_reads_the_same_rows(rng, tmp_path):
     assert [row[:n].tolist() for row, n in zip(ids.tokens, ids.length, strict=True)] == want
 
 
+def test_a_generator_reads_all_of_it_and_its_teacher_the_labelled_rows(rng, tmp_path):
+  c, _ = _config(tmp_path, rng, 'mate_kd')
+  plan = jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache'))
+  rows = {name: len(jobs.rows_of(plan, name).index) for name in runs.order(c)}
+  assert rows == dict(teacher=96, generator=136, mate_kd=136)
+  assert jobs.mixed(plan, 'generator') == jobs.mixed(plan, 'teacher') == ''
+
+
 def test_pairs_have_a_second_column(rng, tmp_path):
   c, texts = _config(tmp_path, rng)
   with c.unlocked():
