@@ -114,7 +114,8 @@ def _places(label: np.ndarray, rows: int, spec) -> list[int]:
   if spec.kind != 'classes' or not spec.label:
     return first
   _, each = np.unique(label, return_index=True)
-  return list(dict.fromkeys([*sorted(each.tolist())[:8], *first]))[: max(rows, len(each[:8]))]
+  each = sorted(each.tolist())[: rows if spec.images else 8]
+  return list(dict.fromkeys([*each, *first]))[: max(rows, len(each))]
 
 
 def _cut(text: str) -> str:
@@ -193,9 +194,11 @@ def _times(plan: env.Plan) -> None:
       f'{pace.length}'
       for player, pace in own.paces.items()
     )
+    several = 's' * (own.programs > 1)
+    told = f', {_span(own.telling)} for the answers of the teacher' * (own.telling > 0)
     print(
       f'  {name}: about {_span(own.seconds)}: {paces}; {_span(own.compiling)} to compile '
-      f'{own.programs} program{"s" * (own.programs > 1)}, {_span(own.scoring)} of evaluation; '
+      f'{own.programs} program{several}, {_span(own.scoring)} of evaluation{told}; '
       f'{_bytes(own.bytes)} a device',
       flush=True,
     )

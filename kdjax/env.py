@@ -308,6 +308,11 @@ def _transfer(
 
   They lie on disk, and are shuffled as one.
   """
+  if 'train' not in text.splits:
+    raise ValueError(
+      f'config.data.unlabelled={c.data.unlabelled!r} goes beside a train split, and task '
+      f'{spec.name} has none in {text.origin}'
+    )
   own, train = c.data.copy_and_resolve_references(), text.splits['train']
   own.pack = False
   pair = c.data.pair if len(spec.columns) > 1 else ''

@@ -6,14 +6,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, jobs, train
+from kdjax import env, evaluate, jobs, runs, train
 from kdjax.data import batches
+
+_BATCHES = 4  # whose answers are timed
 
 
 class Run(NamedTuple):
   """Estimates of one run.
 
-  seconds: in all, of which compiling, and scoring: evaluations and the teacher's kept answers.
+  seconds: in all, of which compiling, scoring, and telling: the teacher's answers that are kept.
   bytes: on a device, of the largest program.
   """
 
@@ -22,6 +24,7 @@ class Run(NamedTuple):
   seconds: float
   compiling: float
   scoring: float
+  telling: float
   bytes: int
 
 
@@ -39,12 +42,14 @@ def of(plan: env.Plan, name: str) -> Run:
   compiling = used * sum(p.compile for p in paces.values())
   every = own.c.eval_every or batches.steps_per_epoch(len(data.index), own.c.batch_size)
   rounds = own.total // every + bool(own.total % every)
-  rows = len(plan.data[plan.spec.evaluation[0]].index) * len(own.params)
-  scoring = rounds * rows / _rate(plan, name)
-  told = len(data.index) / _rate(plan, 'teacher') if kept else 0.0
-  total = turns + compiling + scoring + told
+  rated = plan.data[plan.spec.evaluation[0]]
+  scoring = 0.0
+  if not (name == 'generator' or runs.masked(plan.c)):  # of those, it is left out
+    scoring = rounds * len(own.params) * len(rated.index) / _rate(plan, name, rated)
+  telling = len(data.index) / _rate(plan, 'teacher', data) if kept else 0.0
+  total = turns + compiling + scoring + telling
   largest = max(p.bytes for p in paces.values())
-  return Run(paces, used * len(paces), total, compiling, scoring + told, largest)
+  return Run(paces, used * len(paces), total, compiling, scoring, telling, largest)
 
 
 def _epoch(data: batches.Dataset, own: jobs.Start, shapes):
@@ -64,13 +69,13 @@ def _blank(plan: env.Plan, own: jobs.Start) -> dict[str, np.ndarray]:
   return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
-def _rate(plan: env.Plan, name: str) -> float:
-  """Rows a second of a model that is scored."""
-  model = getattr(plan, name if name in ('teacher', 'generator') else 'student')
-  data, sizes = plan.data[plan.spec.evaluation[0]], plan.scoring
+def _rate(plan: env.Plan, name: str, data: batches.Dataset) -> float:
+  """Rows a second that a model answers: of a few batches, in which rows of one length meet."""
+  model = plan.teacher if name == 'teacher' else plan.student
+  sizes = plan.scoring
   cut, params = jobs.placed(plan, name, model)
-  few = batches.part(data, slice(0, len(data.index), max(1, len(data.index) // sizes[0])))
-  few = batches.part(few, slice(sizes[0]))
+  n = _BATCHES * sizes[0]
+  few = batches.part(data, np.arange(0, len(data.index), max(1, len(data.index) // n))[:n])
   run = evaluate.forward(cut, plan.mesh)
   call = lambda: evaluate.logits(run, params, few, *sizes)  # noqa: E731
   call()

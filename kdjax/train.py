@@ -286,13 +286,13 @@ def fit(
     log.logger.info(f'{title}: going on from step {begin}')
   best.drop_after(scored)
   every = c.eval_every or per_epoch
+  own = batches.ALL if many else sharding.own(mesh, c.batch_size)
   plans = [
     batches.train_plan(data, c.batch_size, buckets, k, begin, c.steps_per_call) for k in numbers
   ]
   plan = itertools.islice(seeds.batches(plans), total - begin)
   # No call goes across an evaluation, nor a row of the log.
   key = lambda step: (method.turn(step, total), step // every, step // c.log_every)  # noqa: E731
-  own = batches.ALL if many else sharding.own(mesh, c.batch_size)
   calls = feed.calls(plan, begin, c.steps_per_call, key, data, fits is not None, own, mesh)
   watch = guard.Guard(title, workdir, c.nonfinite, numbers)
   clock, shown = log.Clock(), {}

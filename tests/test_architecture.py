@@ -53,7 +53,7 @@ ARROWS = {
     'train',
   },
   'doubts': {'metrics', 'tasks'},
-  'estimate': {'data', 'env', 'evaluate', 'jobs', 'train'},
+  'estimate': {'data', 'env', 'evaluate', 'jobs', 'runs', 'train'},
   'dry': {'data', 'env', 'estimate', 'hosts', 'jobs', 'runs', 'train'},
   'formats': {'data', 'net'},
   'exports': {

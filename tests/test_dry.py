@@ -112,3 +112,16 @@ def test_other_kinds_are_shown(kind, capsys):
   assert dry._balance(label, spec) == want
   shown = [dry._label(value, spec) for value in label]
   assert shown == (['0.500', '2.000', '(none)'] if kind == 'regression' else ['x', 'x|y', '(none)'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'method, changes', [('mate_kd', {}), ('mlm_kd', {}), ('codir', {}), ('kd', {'seeds': 2})], ids=str
+)
+def test_games_guessers_and_many_seeds_are_timed(rng, tmp_path, capsys, method, changes):
+  c = toy.config(method, tmp_path, rng, compare='', **{'train.steps': 120} | changes)
+  dry.show(jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache')))
+  said = capsys.readouterr().out
+  assert f'  {method}: about ' in said and 'all: about ' in said
+  if method == 'mate_kd':
+    assert 'generator 0' in said and 'student 0' in said and 'to compile 2 programs' in said
