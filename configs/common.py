@@ -28,7 +28,7 @@ def config(task: str, method: str) -> ConfigDict:
   c.student = _student()
   c.generator = _generator()
   c.train = _train()
-  c.eval = ConfigDict(dict(batch_size=64, model='', split=''))
+  c.eval = _eval()
   c.export = _export()
   c.mesh = _mesh()
   c.baselines = ConfigDict()
@@ -69,6 +69,15 @@ def _of_images(c: ConfigDict) -> None:
       c.baselines[method].update(fields)
 
 
+def _eval() -> ConfigDict:
+  c = ConfigDict()
+  c.batch_size = 64
+  c.model = ''  # of eval, predict and export: a folder; '': this method's
+  c.split = ''  # of eval and predict; '': all that are scored, the test split
+  c.data = ''  # of predict, in the place of a split: csv, tsv, jsonl or parquet
+  return c
+
+
 def _export() -> ConfigDict:
   c = ConfigDict()
   c.dir = ''  # '': <workdir>/export
@@ -106,7 +115,9 @@ def _data() -> ConfigDict:
   # digits, tfds, local, files; '': digits, or files, local, tfds.
   c.source = ''
   c.dir = ''  # local: <dir>/<task>/<split>.parquet, or <dir>/<task>/ with a benchmark's own files
-  c.train = ''  # files: csv, tsv, jsonl or parquet; of images npz
+  # files: csv, tsv, jsonl or parquet; a folder of them, or of datasets.save_to_disk; owner/name (or
+  # owner/name:configuration) of the hub; of images npz
+  c.train = ''
   c.validation = ''  # '': a part of train
   c.test = ''
   c.text = 'text'  # files: column of the text
@@ -119,9 +130,10 @@ def _data() -> ConfigDict:
   # Lengths of batches, one program each: 'auto', multiples of 4 chosen from the train split's rows,
   # few where there are few steps; or the lengths, as '16,32,64'. max_length is always there too.
   c.buckets = ('auto',)
-  c.unlabelled = ''  # for mlm, mlm_kd: a file, folder, pattern (txt, jsonl, parquet, csv, tsv; .gz)
-  # or hub data set, beside the task's train text; its text is in column config.data.text
-  c.pack = True  # documents of it joined and cut into rows of full length; False: one a row
+  # More text, which the teacher labels: file, folder, pattern (txt, jsonl, parquet, csv, tsv; .gz)
+  # or hub data set. It is in column config.data.text, second texts in config.data.pair.
+  c.unlabelled = ''
+  c.pack = True  # mlm, mlm_kd: documents of it are joined and cut into full rows; False: one a row
   c.neighbours = 1  # rows of it that lie side by side there and share a batch
   c.validation_rows = 1000  # task text: documents held out, at most; validation_fraction holds too
   c.train_fraction = 1.0  # of the train split, seeded

@@ -25,6 +25,7 @@ class Env(NamedTuple):
   mismatch: why teacher and student cannot read the same ids; '' where they can.
   generator: a masked language model with the student's token ids, where a method wants one.
   mask_id: what it reads where a token is hidden; None where the tokenizer has no such token.
+  partly: whether rows may lack a gold label: task.loss then leaves them out.
   bounds: (low, high) of the input where it is pixels, embeddings of which are the same numbers;
     None of text.
   """
@@ -36,6 +37,7 @@ class Env(NamedTuple):
   mismatch: str = ''
   generator: net.Net | None = None
   mask_id: int | None = None
+  partly: bool = False
   bounds: tuple[float, float] | None = None
 
   @property
@@ -61,6 +63,16 @@ class Plan(NamedTuple):
   env: Env
   mesh: Any
   workdir: pathlib.Path
+
+  def learned(self, gold: bool) -> batches.Dataset:
+    """What is learned from; gold: of rows with a label alone, where there are others beside them.
+
+    Those without come first (_transfer).
+    """
+    data, train = self.data['train'], self.text.splits.get('train')
+    if not gold or train is None:
+      return data
+    return batches.part(data, slice(len(data.index) - len(train.first), None))
 
   @property
   def scoring(self) -> tuple[int, tuple[int, ...], Any]:
@@ -213,8 +225,14 @@ def prepare(
     data = {name: images.dataset(table) for name, table in text.splits.items()}
   else:
     with hosts.in_turn():  # the others find the caches
-      text, data = _read_unlabelled(c, text, learner, workdir)
-      data = _tokenise(c, text, learner, teacher or learner, mismatch, workdir) | data
+      if c.data.unlabelled and not masked:
+        text, train = _transfer(c, spec, text, learner, teacher, mismatch, workdir)
+        data = dict(train=train)
+      else:
+        text, data = _read_unlabelled(c, text, learner, workdir)
+      rest = {name: table for name, table in text.splits.items() if name not in data}
+      rest = text._replace(splits=rest)
+      data = _tokenise(c, rest, learner, teacher or learner, mismatch, workdir) | data
   world = make(c, spec, learner, teacher, student and generator, mismatch)
   return Plan(c, spec, text, teacher, student, generator, data, world, mesh, workdir)
 
@@ -227,11 +245,22 @@ def _onto(mesh, teacher: roles.Model) -> roles.Model:
 
 
 def _check_unlabelled(c, spec: tasks.Spec, masked: bool) -> None:
-  """ValueError where unlabelled text meets a method that asks for labels, or is missing."""
-  if not masked and (c.data.unlabelled or not spec.label):
+  """ValueError where unlabelled text is not for the task or the method, or is missing."""
+  if not masked and not spec.label:
     raise ValueError(
       f'{c.name} learns from labels, and config.data.unlabelled={c.data.unlabelled!r} has none: '
-      'mlm, mlm_kd and codir_pre train on such text'
+      'mlm, mlm_kd and codir_pre train on such text alone, others beside config.data.train'
+    )
+  if c.data.unlabelled and spec.images:
+    raise ValueError(f'config.data.unlabelled={c.data.unlabelled!r} is text, the task is of images')
+  if c.data.unlabelled and not masked and len(spec.columns) > 1 and not c.data.pair:
+    raise ValueError(
+      f'task {spec.name} reads pairs: name the second column of config.data.unlabelled='
+      f'{c.data.unlabelled!r} in config.data.pair (its first is config.data.text={c.data.text!r})'
+    )
+  if c.data.neighbours > 1 and not masked:
+    raise ValueError(
+      f'config.data.neighbours={c.data.neighbours} is for masked language models: set it to 1'
     )
   if c.data.neighbours > 1 and not c.data.unlabelled:
     raise ValueError(
@@ -266,6 +295,43 @@ def _read_unlabelled(c, text: sources.Text, student: roles.Model, workdir):
   return text._replace(splits=splits, origin=f'{text.origin} {found.origin}'), {'train': data}
 
 
+def _transfer(
+  c,
+  spec: tasks.Spec,
+  text: sources.Text,
+  student: roles.Model,
+  teacher: roles.Model,
+  mismatch,
+  work,
+) -> tuple[sources.Text, batches.Dataset]:
+  """(text with its origin, rows to learn from): those of a corpus without labels, then train's.
+
+  They lie on disk, and are shuffled as one.
+  """
+  if 'train' not in text.splits:
+    raise ValueError(
+      f'config.data.unlabelled={c.data.unlabelled!r} goes beside a train split, and task '
+      f'{spec.name} has none in {text.origin}'
+    )
+  own, train = c.data.copy_and_resolve_references(), text.splits['train']
+  own.pack = False
+  pair = c.data.pair if len(spec.columns) > 1 else ''
+  views = [
+    corpus.read(own, model.tokenizer, cache(c, work), train, pair=pair)
+    for model in (student, teacher)[: 1 + bool(mismatch)]
+  ]
+  few = len(views[0].index) - len(train.first)
+  none = sources.unlabelled(few, spec.kind, spec.num_labels)
+  data = batches.Dataset(
+    views[0].tokens,
+    np.concatenate([none, train.label]),
+    views[0].index,
+    _ordinary(student, teacher),
+    views[1].tokens if mismatch else None,
+  )
+  return text._replace(origin=f'{text.origin} {views[0].origin}'), data
+
+
 def cache(c, workdir) -> pathlib.Path:
   """Where what can be computed again is kept."""
   return pathlib.Path(c.data.cache) if c.data.cache else workdir / 'cache'
@@ -291,8 +357,9 @@ def make(
   teacher: roles.Model | None = None,
   generator: roles.Model | None = None,
   mismatch: str = '',
+  gold: bool = False,
 ) -> Env:
-  """The models cut into functions."""
+  """The models cut into functions; gold: for what learns from rows with a label alone."""
   nets = [m and net.split(m.module)[0] for m in (student, teacher, generator)]
   if mismatch:
     nets[1] = dataclasses.replace(nets[1], view='teacher_')
@@ -300,14 +367,16 @@ def make(
     nets[0], nets[2] = quiet(nets[0]), nets[2] and quiet(nets[2])
   if spec.images:
     return Env(nets[0], nets[1], tasks.KINDS[spec.kind], None, bounds=(0.0, 1.0))
+  task, partly = tasks.KINDS[spec.kind], bool(c.data.unlabelled) and not gold
   return Env(
     nets[0],
     nets[1],
-    tasks.KINDS[spec.kind],
+    tasks.partly(task) if partly else task,
     jnp.asarray(_ordinary(student, teacher or student)),
     mismatch,
     nets[2],
     (generator or student).tokenizer.mask_token_id,
+    partly,
   )
 
 
@@ -347,5 +416,4 @@ def _tokenise(c, text, student: roles.Model, teacher: roles.Model, mismatch: str
 
 def labelled(data: batches.Dataset) -> bool:
   """Whether every row has a public label."""
-  label = data.label
-  return bool((label >= 0).all() if label.dtype.kind == 'i' else not np.isnan(label).any())
+  return bool(sources.labelled(data.label).all())

@@ -10,9 +10,13 @@ import dataclasses
 import json
 import pathlib
 import time
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from kdjax import (
   answers,
+  doubts,
   env,
   evaluate,
   feed,
@@ -20,6 +24,7 @@ from kdjax import (
   log,
   masked,
   methods,
+  metrics,
   net,
   predict,
   report,
@@ -29,7 +34,7 @@ from kdjax import (
   sharding,
   train,
 )
-from kdjax.data import batches, lengths
+from kdjax.data import batches, lengths, sources
 from kdjax.methods import base
 
 
@@ -45,6 +50,12 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   c, spec = env.settle(c)
   for name in runs.names(c):
     base.check_images(runs.block(c, name).name, spec.images)
+  if c.data.unlabelled and runs.gold(c, c.name):
+    raise ValueError(
+      f'{c.name} learns from gold labels alone, and config.data.unlabelled={c.data.unlabelled!r} '
+      'has none: take a method that asks a teacher (configs/kd.py, augpro.py), or one of masked '
+      'language models (mlm.py, mlm_kd.py)'
+    )
   c.data.cache = cache or c.data.cache
   others = hosts.agree(
     lambda: [name for name in wanted if runs.differ(workdir / name, runs.asked(c, name))]
@@ -72,7 +83,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
     world = env.make(c, plan.spec, plan.generator) if name == 'generator' else plan.env
     own = runs.block(c, name)
     methods.get(own.name)(own, world)
-    train.total_steps(runs.fields(c, name), len(plan.data['train'].index))
+    train.total_steps(runs.fields(c, name), len(rows_of(plan, name).index))
   if not runs.masked(c) and not env.labelled(plan.data[first]):
     raise ValueError(f'{first} has rows without a label: nothing to select by')
   if hosts.several():
@@ -104,6 +115,8 @@ def trained(plan: env.Plan) -> dict[str, list[roles.Model]]:
   c = plan.c
   if hosts.first():
     report.record(c, plan.workdir)
+    if plan.spec.labels:
+      report.write_json(plan.workdir / 'labels.json', dict(enumerate(plan.spec.labels)))
   teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
   generator = _ready(plan, 'generator', {})
   if runs.alone(c):
@@ -131,8 +144,27 @@ def _ready(plan, name: str, others: dict[str, roles.Model]) -> roles.Model | Non
   if model:
     # A wrong one, or a teacher with classes in another order, would fail in silence.
     cut, params = placed(plan, name, model)
-    _say(name, _scorer(plan, name, cut, plan.mesh)(params, plan.data[plan.spec.evaluation[0]]))
+    data = plan.data[plan.spec.evaluation[0]]
+    if _guesses(plan, name):
+      _say(name, _scorer(plan, name, cut, plan.mesh)(params, data))
+    else:
+      scores, against = judged(plan, name, model, data)
+      _say(name, scores)
+      for said in against:
+        log.logger.warning(f'{name}: {said}')
   return model
+
+
+def judged(
+  plan: env.Plan, name: str, model: roles.Model, data: batches.Dataset
+) -> tuple[dict[str, float], list[str]]:
+  """(scores of a classifier, what speaks against it) on rows that all have a label."""
+  cut, params = placed(plan, name, model)
+  found = evaluate.logits(evaluate.forward(cut, plan.mesh), params, data, *plan.scoring)
+  decision = np.asarray(plan.env.task.decide(found))
+  return metrics.compute(plan.spec.metrics, decision, data.label), doubts.of(
+    found, data.label, plan.spec
+  )
 
 
 def _run(
@@ -154,7 +186,7 @@ def _run(
   if hosts.first():
     runs.begin(workdir, runs.asked(c, name), shapes)
   if not plan.spec.images:
-    log.logger.info(f'{name}: {said(plan, name, shapes)}')
+    log.logger.info(f'{name}: {said(plan, name, shapes)}{mixed(plan, name)}')
   began = time.perf_counter()
   mesh, many = _mesh(plan, name), len(starts) > 1
   cut, params, method = _staged(plan, name, starts[0], others)
@@ -183,6 +215,7 @@ def _run(
   for i, (seed, folder) in enumerate(folders.items()):
     result = dict(
       split=split,
+      rows=len(rows_of(plan, name).index),
       **before[i],
       metrics=found[i].metrics,
       best_step=found[i].step,
@@ -207,9 +240,14 @@ def _run(
   return models
 
 
+def rows_of(plan: env.Plan, name: str) -> batches.Dataset:
+  """What a run learns from."""
+  return plan.learned(runs.gold(plan.c, name))
+
+
 def lengths_of(plan: env.Plan, name: str) -> tuple[int, ...]:
   """Lengths of the batches that a run learns from, as its config and its data have them."""
-  data, c = plan.data['train'], runs.fields(plan.c, name)
+  data, c = rows_of(plan, name), runs.fields(plan.c, name)
   if plan.c.data.buckets != lengths.AUTO:
     return plan.c.data.buckets
   played = train.total_steps(c, len(data.index))[0] * c.batch_size
@@ -219,10 +257,22 @@ def lengths_of(plan: env.Plan, name: str) -> tuple[int, ...]:
 
 def said(plan: env.Plan, name: str, shapes: tuple[int, ...]) -> str:
   """Such lengths in words, with what padding costs."""
-  data, size = plan.data['train'], runs.fields(plan.c, name).batch_size
+  data, size = rows_of(plan, name), runs.fields(plan.c, name).batch_size
   full = lengths.upto(shapes, data.tokens.tokens.shape[1])
   share = lengths.places(batches.row_lengths(data), full, size) / data.tokens.length.sum()
   return f'lengths {", ".join(map(str, shapes))}: {share:.2f} places a token'
+
+
+def mixed(plan: env.Plan, name: str) -> str:
+  """How rows with a gold label and without come together in a run; '' where all have one."""
+  data, size = rows_of(plan, name), runs.fields(plan.c, name).batch_size
+  there = int(sources.labelled(data.label).sum())
+  if there == len(data.index) or runs.masked(plan.c) or name == 'generator':
+    return ''
+  return (
+    f'; of {len(data.index):,} rows {there:,} have a gold label: '
+    f'{size * there / len(data.index):.1f} of a batch of {size}, on average'
+  )
 
 
 def _joint(results: dict[int, dict]) -> dict:
@@ -245,7 +295,8 @@ def _mesh(plan, name: str) -> sharding.Mesh:
 def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):
   """(net of what is trained, all parameters by role, method) of a run."""
   cut, params = placed(plan, name, model)
-  world = env.make(plan.c, plan.spec, model, **others, mismatch=plan.env.mismatch)
+  gold = runs.gold(plan.c, name)
+  world = env.make(plan.c, plan.spec, model, **others, mismatch=plan.env.mismatch, gold=gold)
   world = world._replace(student=dataclasses.replace(world.student, view=cut.view))
   params = {'student': params} | {role: net.split(m.module)[1] for role, m in others.items()}
   own = runs.block(plan.c, name)
@@ -254,12 +305,11 @@ def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model])
 
 def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model], shapes):
   """The train split; with the teacher's answers, where a run would ask for them twice."""
-  data, c = plan.data['train'], plan.c
+  data, c = rows_of(plan, name), plan.c
+  if 'teacher' not in others or not keeps_answers(plan, name, method):
+    return data
   own = runs.fields(c, name)
   seen = train.total_steps(own, len(data.index))[0] * own.batch_size
-  wanted = seen > len(data.index) if c.teacher.cache == 'auto' else c.teacher.cache == 'always'
-  if not (wanted and method.asks and 'teacher' in others):
-    return data
   log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
   cut, params = placed(plan, 'teacher', others['teacher'])
   sizes = c.eval.batch_size, shapes, plan.mesh
@@ -267,20 +317,49 @@ def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model], 
   return data._replace(known=found)
 
 
-def layout(plan: env.Plan, name: str) -> str:
-  """Where the arrays of a run will lie, and their bytes on a device; nothing is computed."""
+def keeps_answers(plan: env.Plan, name: str, method: base.Method) -> bool:
+  """Whether the teacher is asked for all of its answers beforehand."""
+  how, c = plan.c.teacher.cache, runs.fields(plan.c, name)
+  if not method.asks or how == 'never':
+    return False
+  n = len(rows_of(plan, name).index)
+  return how == 'always' or train.total_steps(c, n)[0] * c.batch_size > n
+
+
+class Start(NamedTuple):
+  """A run as it would begin.
+
+  params: by role, of each seed. data, c, mesh: what it learns from, its config.train, where.
+  """
+
+  method: base.Method
+  params: list[dict[str, Any]]
+  data: batches.Dataset
+  c: Any
+  total: int
+  mesh: sharding.Mesh
+
+
+def begun(plan: env.Plan, name: str) -> Start:
+  """A run before its first step; where one is finished that it follows, that is not read."""
   model, others = plan.student, {'teacher': plan.teacher}
   if name in ('teacher', 'generator'):
     model, others = getattr(plan, name), {}
   elif runs.uses_generator(plan.c, name):
     others['generator'] = plan.generator
   _, params, method = _staged(plan, name, model, others)
-  data, c = plan.data['train'], runs.fields(plan.c, name)
-  mesh, total = _mesh(plan, name), train.total_steps(c, len(data.index))[0]
+  data, c = rows_of(plan, name), runs.fields(plan.c, name)
   params = [params] * len(runs.folders(plan.c, plan.workdir / name))
-  state, frozen, _ = train.shapes(method, params, data, c, total, mesh)
-  fits = feed.fitting(data, c.resident)
-  return sharding.table(train.groups(state, frozen, fits), mesh)
+  total = train.total_steps(c, len(data.index))[0]
+  return Start(method, params, data, c, total, _mesh(plan, name))
+
+
+def layout(plan: env.Plan, name: str) -> str:
+  """Where the arrays of a run will lie, and their bytes on a device; nothing is computed."""
+  own = begun(plan, name)
+  state, frozen, _ = train.shapes(own.method, own.params, own.data, own.c, own.total, own.mesh)
+  fits = feed.fitting(own.data, own.c.resident)
+  return sharding.table(train.groups(state, frozen, fits), own.mesh)
 
 
 def _say(name: str, scores: dict[str, float]) -> None:
@@ -401,21 +480,26 @@ def _classifier(c, where: pathlib.Path) -> predict.Classifier:
 
 
 def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
-  """Write predictions of the chosen model for a split, as csv."""
+  """Write what the chosen model predicts beside the rows of config.eval.data, or of a split."""
   if runs.masked(c):
     raise ValueError(
       f'a masked language model predicts no classes: method {c.method.name} has no --mode=predict'
     )
   where = chosen(c, workdir)[c.seed]
-  c, spec, text = env.read(c)
-  split = c.eval.split or next(
-    (s for s in ('test', 'validation') if s in text.splits), spec.evaluation[0]
-  )
-  if split not in text.splits:
-    raise ValueError(f'no split {split!r} in {text.origin}: there are {", ".join(text.splits)}')
-  classifier = _classifier(c, where)
-  path = workdir / f'predictions.{split}.csv'
-  classifier.write(text.splits[split], path)
+  if c.eval.data:
+    c, _ = env.settle(c)
+    data = pathlib.Path(c.eval.data)
+    path, clf = workdir / f'predictions.{data.name}', _classifier(c, where)
+    n = predict.file(clf, str(where), data, c.data.text, c.data.pair, path)
+  else:
+    c, spec, text = env.read(c)
+    split = c.eval.split or next(
+      (s for s in ('test', 'validation') if s in text.splits), spec.evaluation[0]
+    )
+    if split not in text.splits:
+      raise ValueError(f'no split {split!r} in {text.origin}: there are {", ".join(text.splits)}')
+    path, clf = workdir / f'predictions.{split}.csv', _classifier(c, where)
+    n = predict.split(clf, str(where), text.splits[split], path)
   if hosts.first():
-    print(f'{len(text.splits[split].first)} predictions of {where} in {path}')
+    print(f'{n:,} predictions of {where} in {path}')
   return path

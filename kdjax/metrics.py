@@ -46,6 +46,13 @@ def _mse(decision: np.ndarray, label: np.ndarray) -> float:
   return float(np.square(decision - label).mean())
 
 
+def best_order(score_CC: np.ndarray) -> tuple[int, ...]:
+  """Class k is taken for order[k], so that most is right; score: rows decided k, labelled j."""
+  from scipy import optimize
+
+  return tuple(optimize.linear_sum_assignment(-score_CC)[1].tolist())
+
+
 METRICS = dict(
   accuracy=_accuracy,  # multi-label: all labels of the example right
   f1=_f1(),  # of class 1 where there are two classes, macro otherwise

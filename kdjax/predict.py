@@ -1,14 +1,19 @@
-"""A distilled model as a function from text, or images, to probabilities."""
+"""A distilled model as a function from text, or images, to probabilities; and for files of rows.
 
-import csv
+python -m kdjax.predict DIR --data=rows.csv --out=predicted.csv
+"""
+
+import argparse
+import os
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
-from kdjax import evaluate, hosts, metrics, net, sharding, tasks
+from kdjax import evaluate, log, metrics, net, rowwise, sharding, tasks
 from kdjax.data import batches, images, lengths, sources, tokens
 from kdjax.models import hf, vision_files
 
@@ -68,6 +73,10 @@ class Images(NamedTuple):
     """Pixels."""
     return images.dataset(table)
 
+  def few(self, first: np.ndarray, second: None) -> batches.Dataset:
+    """The same."""
+    return self.dataset(_table(first, second))
+
 
 def _table(first, second) -> sources.Table:
   """Rows without labels."""
@@ -102,6 +111,7 @@ class Classifier:
     self._batch_size = -(-batch_size // self._mesh.rows) * self._mesh.rows
     self._buckets = buckets
     halves = (self._mesh.rows << k for k in range(self._batch_size.bit_length()))
+    self.sizes = self._batch_size, buckets  # of the programs that compute
     self._sizes = (*(n for n in halves if n < self._batch_size), self._batch_size)
 
   def __call__(self, inputs: Inputs) -> np.ndarray:
@@ -114,6 +124,10 @@ class Classifier:
   def logits(self, first: list[str] | np.ndarray, second: list[str] | None = None) -> np.ndarray:
     """f32[n, C] of texts, pairs of texts, or images [n, H, W, C]."""
     return self._rows(self._reader.dataset(_table(first, second)), self._batch_size)
+
+  def rows(self, first: list[str] | np.ndarray, second: list[str] | None) -> np.ndarray:
+    """As a call, of some of the many rows of a file: no line in the log."""
+    return self._probabilities(self._rows(self._reader.few(first, second), self._batch_size))
 
   def _rows(self, data: batches.Dataset, batch_size: int) -> np.ndarray:
     return evaluate.logits(self._forward, self._params, data, batch_size, self._buckets, self._mesh)
@@ -165,28 +179,6 @@ class Classifier:
     decision = np.asarray(tasks.KINDS[self.kind].decide(self.logits(table.first, table.second)))
     return metrics.compute(spec.metrics, decision, table.label)
 
-  def write(self, table: sources.Table, path: pathlib.Path) -> None:
-    """A csv of row number, prediction and a probability a class; whole or not at all.
-
-    Of several hosts all compute, and the first writes.
-    """
-    out = self._probabilities(self.logits(table.first, table.second))
-    if not hosts.first():
-      return
-    spare = path.with_name(path.name + '.tmp')
-    with spare.open('w', encoding='utf8', newline='') as f:
-      rows = csv.writer(f)
-      rows.writerow(['index', 'prediction', *self.labels])
-      for index, p in zip(table.index, out, strict=True):
-        if self.kind == 'regression':
-          rows.writerow([index, f'{p:.6g}'])
-        elif self.kind == 'classes':
-          rows.writerow([index, self.labels[p.argmax()], *(f'{v:.6g}' for v in p)])
-        else:
-          on = '|'.join(n for n, v in zip(self.labels, p, strict=True) if v > 0.5)
-          rows.writerow([index, on, *(f'{v:.6g}' for v in p)])
-    spare.replace(path)
-
 
 def load(dir_or_id: str, batch_size: int = 64, max_length: int = 128, mesh=None) -> Classifier:
   """A classifier from a HuggingFace folder or id, or a folder of a model of images: kdjax.load.
@@ -196,3 +188,62 @@ def load(dir_or_id: str, batch_size: int = 64, max_length: int = 128, mesh=None)
   if vision_files.holds(dir_or_id):
     return Classifier(*vision_files.load(dir_or_id), None, batch_size, max_length, mesh)
   return Classifier(*hf.load(str(dir_or_id)), batch_size, max_length, mesh)
+
+
+def file(
+  clf: Classifier, model: str, data: pathlib.Path, text: str, pair: str, out, prefix: str = ''
+) -> int:
+  """Predictions beside the rows of a file, in another one (rowwise.predict): how many.
+
+  model: the folder or id that the classifier is of.
+  """
+  found = rowwise.of_file(data, text, pair)
+  rowwise.predict(clf, found, out, prefix, _decides(clf, model))
+  return found.n
+
+
+def split(clf: Classifier, model: str, table: sources.Table, out: pathlib.Path) -> int:
+  """The same of the rows of a split."""
+  rowwise.predict(clf, rowwise.of_table(table), out, '', _decides(clf, model))
+  return len(table.first)
+
+
+def _decides(clf: Classifier, model: str) -> list:
+  """What predictions follow from, beside the rows: files of the model, sizes of its programs."""
+  where = pathlib.Path(model)
+  files = sorted(f for f in where.glob('*') if f.is_file()) if where.is_dir() else []
+  return [model, clf.sizes, [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]]
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The command line; bad input is one line."""
+  parser = argparse.ArgumentParser(
+    description='Predictions beside the rows of a file. Started again after a kill, it goes on.'
+  )
+  parser.add_argument('model', help="a model's folder or HuggingFace id")
+  parser.add_argument('--data', required=True, type=pathlib.Path, help='csv, tsv, jsonl or parquet')
+  parser.add_argument(
+    '--out', required=True, type=pathlib.Path, help='file to write, of any of these kinds'
+  )
+  parser.add_argument('--text', default='text', help='column of the text')
+  parser.add_argument('--pair', default='', help='column of the second text')
+  parser.add_argument('--prefix', default='', help='of the names of the new columns')
+  parser.add_argument('--batch_size', default=64, type=int)
+  parser.add_argument(
+    '--max_length', default=128, type=int, help='tokens of a text; longer ones are cut'
+  )
+  asked = parser.parse_args(argv)
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+  log.setup()
+  try:
+    clf = load(asked.model, asked.batch_size, asked.max_length)
+    n = file(clf, asked.model, asked.data, asked.text, asked.pair, asked.out, asked.prefix)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit(f'stopped: the same command goes on; {asked.out}.parts has what is done')
+  print(f'{n:,} rows: {asked.out}')
+
+
+if __name__ == '__main__':
+  main()

@@ -151,7 +151,7 @@ def card(plan, name: str, result: dict, seed: int) -> str:
     '---',
     f'# {plan.workdir.name}: {spec.name}, {how.get(name, f"distilled by {name}")}',
     '',
-    f'- data: {len(plan.data["train"].index)} training rows. {plan.text.origin}',
+    f'- data: {result["rows"]} training rows. {plan.text.origin}',
     f'- start: {start}' if alone else f'- teacher: {c.teacher.init}',
     f'- parameters: {result["parameters"]:,}',
     f'- {result["split"]}: {scores} (seed {seed}, step {result["best_step"]} of '

@@ -16,6 +16,7 @@ _FREE_TRAIN = ('keep', 'log_every', 'remat', 'resident', 'tensorboard')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
 _LENGTHS = 'lengths'  # of its batches: in run.json beside what it was asked
 _BESIDE = ('teacher', 'generator')  # runs of the models beside the student
+_GOLD = ('finetune',)  # methods that ask nobody but the gold labels
 _MASKED = ('mlm', 'mlm_kd')  # methods of masked language models
 
 
@@ -64,6 +65,11 @@ def masked(c) -> bool:
   return c.method.name in _MASKED
 
 
+def gold(c, name: str) -> bool:
+  """Whether a run learns from gold labels alone: rows without one are not for it."""
+  return block(c, name).name in _GOLD
+
+
 def alone(c) -> bool:
   """Whether a config trains a masked language model alone: no teacher, no student."""
   return c.method.name == 'mlm'
@@ -105,6 +111,8 @@ def asked(c, name: str) -> dict[str, Any]:
   tree = {k: v for k, v in c.to_dict().items() if k not in (*_FREE, 'method')}
   tree['train'] = {k: v for k, v in tree['train'].items() if k not in _FREE_TRAIN}
   tree['data'].pop('cache')
+  if gold(c, name):
+    tree['data']['unlabelled'] = ''
   many = tree.pop('seeds')
   if many > 1 and name not in _BESIDE:
     tree['seeds'] = many

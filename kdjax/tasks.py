@@ -57,6 +57,24 @@ KINDS: dict[str, Task] = {
 }
 
 
+def partly(task: Task) -> Task:
+  """The task of batches in which rows may lack a label: -1, or NaN.
+
+  Their loss is 0, and so is its gradient; that of the others is scaled, so that the mean over the
+  batch is the mean over the rows with a label.
+  """
+
+  def loss(logits, label):
+    missing = jnp.isnan(label) if jnp.issubdtype(label.dtype, jnp.floating) else label < 0
+    there_B = ~missing.reshape(len(label), -1).any(1)
+    # Filled in before and left out after: of a NaN, neither alone keeps the gradient clean.
+    loss_B = task.loss(logits, jnp.where(missing, jnp.zeros_like(label), label))
+    scale = len(label) / jnp.maximum(there_B.sum(), 1)
+    return jnp.where(there_B, scale * loss_B, 0.0)
+
+  return task._replace(loss=loss)
+
+
 PROBLEM_TYPES = {
   'classes': 'single_label_classification',
   'regression': 'regression',

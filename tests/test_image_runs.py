@@ -164,7 +164,9 @@ def test_a_trained_teacher_is_taken_as_it_is_and_a_wrong_one_refused(run, tmp_pa
   ):
     with pytest.raises(ValueError, match=said):
       jobs.prepare(config(**changes), tmp_path / 'other')
-  np.savez(tmp_path / 'a.npz', images=np.zeros((64, 5, 5), np.uint8), labels=np.arange(64) % 10)
+  np.savez(
+    tmp_path / 'a.npz', images=np.arange(1600).reshape(64, 5, 5) % 256, labels=np.arange(64) % 10
+  )
   with pytest.raises(ValueError, match=r'reads \(8, 8, 1\).*the data are \(5, 5, 1\)'):
     changes = fixed | {'data.train': str(tmp_path / 'a.npz')}
     jobs.prepare(config(task='images', **changes), tmp_path / 'other')

@@ -108,7 +108,7 @@ def test_with_fork_runs_of_another_config_are_set_aside_and_the_rest_stands(
   with pytest.raises((ValueError, OSError), match='nowhere'):
     jobs.prepare(other, workdir, fork=True)
   other.data.validation = good
-  dry.show(jobs.prepare(other, workdir, str(tmp_path / 'cache'), fork=True))
+  dry.show(jobs.prepare(other, workdir, str(tmp_path / 'cache'), fork=True), timed=False)
   said = capsys.readouterr().out
   assert 'the run there (train.rate: 0.0003 there, 0.5 now) would be set aside' in said
   assert 'teacher: finished' in said and folders() == before  # nor was anything set aside
@@ -158,7 +158,12 @@ def test_eval_predict_and_export_read_the_trained_student(run, capsys):
   )
   path = jobs.prediction(c, workdir)
   lines = path.read_text().splitlines()
-  assert lines[0] == 'index,prediction,neg,pos' and len(lines) == 41
+  assert lines[0] == 'index,text,prediction,p_neg,p_pos' and len(lines) == 41
+  own = c.copy_and_resolve_references()
+  own.data.train, own.eval.data = '', c.data.validation  # a model, and rows: nothing else is read
+  beside = jobs.prediction(own, workdir).read_text().splitlines()
+  assert beside[0] == 'text,label,prediction,p_neg,p_pos'
+  assert [row.split(',')[2:] for row in beside[1:]] == [row.split(',')[2:] for row in lines[1:]]
   target = exports.export(c, workdir)
   one, two = (net.split(hf.load(d)[0])[1] for d in (target, workdir / 'augpro' / 'model'))
   assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
@@ -225,7 +230,7 @@ def test_a_run_on_a_split_mesh_trains_scores_and_predicts(rng, tmp_path, capsys,
   mesh = {'mesh.data': 1, 'mesh.fsdp': 2, 'mesh.tensor': 2, 'mesh.whole': 'student'}
   c = toy.config('kd', tmp_path, rng, **mesh, compare='')
   plan = jobs.prepare(c, tmp_path / 'work')
-  dry.show(plan)
+  dry.show(plan, timed=False)
   said = capsys.readouterr().out
   table = 'devices: data 1 x fsdp 2 x tensor 2 = 4 x cpu'
   assert f'teacher, {table}' in said and f'kd, {table}' in said

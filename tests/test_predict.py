@@ -1,10 +1,22 @@
-"""A model as a function: at once for a few, or in batches."""
+"""A model as a function: at once for a few, or in batches; and for files of rows."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 import kdjax
+from kdjax import predict, rowwise
+from kdjax.data import blocks, files
 from tests import toy
+from tests.data import data_config
 
 
 @pytest.mark.parametrize('labels', [1, 3])
@@ -20,3 +32,219 @@ def test_at_once_answers_as_a_call_and_compiles_nothing_that_was_not_warm(tmp_pa
       assert found.shape == ((n,) if labels == 1 else (n, labels))
       assert clf._forward._cache_size() == len(shapes)
       np.testing.assert_allclose(found, clf(inputs), atol=1e-5, rtol=0)
+
+
+ODD = [
+  ('a "quoted", good film', 'x', 1),
+  ('bad\nplot, and\tdull', '', 2),
+  ('ünï 😀 good', 'null', 3),
+  ('', 'NA', 4),
+  ('the film was rich and strong', '01', 5),
+]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return str(toy.model(tmp_path_factory.mktemp('model'), layers=1))
+
+
+def _odd(path):
+  columns = dict(text=[r[0] for r in ODD], note=[r[1] for r in ODD], n=[r[2] for r in ODD])
+  if path.suffix == '.parquet':
+    return data_config.parquet(path, **columns)
+  rows = [dict(zip(columns, row, strict=True)) for row in ODD]
+  if path.suffix == '.jsonl':
+    return data_config.jsonl(path, rows)
+  with path.open('w', encoding='utf-8-sig', newline='') as f:  # with a mark, as Excel writes it
+    out = csv.DictWriter(f, columns, delimiter=',' if path.suffix == '.csv' else '\t')
+    out.writeheader()
+    out.writerows(rows)
+  return path
+
+
+def _main(capsys, *argv):
+  predict.main([str(a) for a in argv])
+  return capsys.readouterr()
+
+
+def _fails(capsys, *argv):
+  with pytest.raises(SystemExit) as caught:
+    predict.main([str(a) for a in argv])
+  said = str(caught.value)
+  assert said.startswith('error: ') and '\n' not in said
+  return said
+
+
+def test_predictions_stand_beside_the_rows_of_any_kind_of_file(tmp_path, folder, capsys):
+  want = kdjax.load(folder)([row[0] for row in ODD])
+  for given in ('csv', 'jsonl', 'parquet'):
+    data = _odd(tmp_path / f'odd.{given}')
+    for wanted in ('csv', 'jsonl', 'parquet'):
+      out = tmp_path / f'{given}.{wanted}'
+      said = _main(capsys, folder, f'--data={data}', f'--out={out}')
+      assert said.out == f'5 rows: {out}\n'
+      found = files.read(out)
+      before = files.read(data)
+      assert list(found) == [*before, 'prediction', 'p_LABEL_0', 'p_LABEL_1']
+      for name, values in before.items():
+        as_text = wanted == 'csv'
+        assert found[name] == [str(v) if as_text else v for v in values]
+      p = np.array([[float(v) for v in found[f'p_LABEL_{k}']] for k in (0, 1)]).T
+      np.testing.assert_allclose(p, want, atol=1e-5)
+      assert found['prediction'] == [f'LABEL_{k}' for k in want.argmax(1)]
+  assert not list(tmp_path.glob('*.parts')) and not list(tmp_path.glob('*.tmp'))
+
+
+def test_tsv_has_no_quotes_and_says_so_of_what_it_cannot_hold(tmp_path, folder, capsys):
+  data = tmp_path / 'a.tsv'
+  data.write_text('id\ttext\n1\t"good\n2\tbad, plot\n')
+  _main(capsys, folder, f'--data={data}', f'--out={tmp_path / "b.tsv"}')
+  lines = (tmp_path / 'b.tsv').read_text().splitlines()
+  assert [line.split('\t')[:2] for line in lines] == [
+    ['id', 'text'],
+    ['1', '"good'],
+    ['2', 'bad, plot'],
+  ]
+  odd, out = _odd(tmp_path / 'odd.csv'), tmp_path / 'c.tsv'
+  said = _fails(capsys, folder, f'--data={odd}', f'--out={out}')
+  assert "c.tsv: row 2, column 'text'" in said and 'another extension' in said
+  assert not out.exists() and not list(tmp_path.glob('*.parts'))
+
+
+@pytest.mark.parametrize('kind', ['regression', 'multi_label_classification'])
+def test_scores_label_sets_and_pairs(tmp_path, rng, capsys, kind):
+  labels = 1 if kind == 'regression' else 3
+  folder = str(toy.model(tmp_path / 'm', labels=labels, layers=1, problem_type=kind))
+  pairs = [(a, b) for (a, _), (b, _) in zip(toy.rows(rng, 9), toy.rows(rng, 9), strict=True)]
+  data = data_config.jsonl(tmp_path / 'a.jsonl', [dict(one=a, two=b) for a, b in pairs])
+  out = tmp_path / 'b.jsonl'
+  _main(capsys, folder, f'--data={data}', f'--out={out}', '--text=one', '--pair=two', '--prefix=s_')
+  want, found = kdjax.load(folder)(pairs), files.read(out)
+  if labels == 1:
+    assert list(found) == ['one', 'two', 's_score']
+    np.testing.assert_allclose(found['s_score'], want, atol=1e-5)
+    return
+  p = np.array([found[f's_p_LABEL_{k}'] for k in range(3)]).T
+  np.testing.assert_allclose(p, want, atol=1e-5)
+  on = ['|'.join(f'LABEL_{k}' for k in range(3) if row[k] > 0.5) for row in want]
+  assert found['s_prediction'] == on
+
+
+def test_what_is_wrong_is_said_in_a_line_before_anything_is_computed(tmp_path, folder, capsys):
+  rows = [dict(text='good')] * 3000 + [dict(text=None)]
+  data = data_config.jsonl(tmp_path / 'a.jsonl', rows)
+  out = tmp_path / 'b.csv'
+  no = lambda *argv: _fails(capsys, folder, *argv)  # noqa: E731
+  assert "a.jsonl: column 'text': row 3001 is None, not text" in no(
+    f'--data={data}', f'--out={out}'
+  )
+  assert "--text is one of 'text'" in no(f'--data={data}', f'--out={out}', '--text=words')
+  assert '--pair is one of' in no(f'--data={data}', f'--out={out}', '--pair=words')
+  assert 'x.csv: no such file' in no(f'--data={tmp_path / "x.csv"}', f'--out={out}')
+  good = data_config.jsonl(tmp_path / 'good.jsonl', rows[:3])
+  assert "unknown extension '.xls'" in no(f'--data={good}', f'--out={tmp_path / "b.xls"}')
+  assert 'is the data itself' in no(f'--data={good}', f'--out={good}')
+  assert 'cannot write to' in no(f'--data={good}', f'--out={good}/b.csv')
+  twice = data_config.jsonl(tmp_path / 'twice.jsonl', [dict(text='a', prediction='b')])
+  assert "'prediction' are columns of the data already" in no(f'--data={twice}', f'--out={out}')
+  assert 'neither a folder' in _fails(
+    capsys, tmp_path / 'nowhere', f'--data={good}', f'--out={out}'
+  )
+  assert not out.exists() and not list(tmp_path.glob('*.parts'))
+
+
+@pytest.mark.parametrize('kind', ['csv', 'jsonl', 'parquet'])
+def test_an_attempt_that_died_is_taken_up_and_ends_in_the_same_bytes(
+  tmp_path, rng, folder, monkeypatch, kind
+):
+  monkeypatch.setattr(rowwise, 'PART', 16)
+  texts = [text for text, _ in toy.rows(rng, 100)]
+  data = data_config.jsonl(tmp_path / 'a.jsonl', [dict(text=t, n=i) for i, t in enumerate(texts)])
+  clf = predict.load(folder, batch_size=8)
+  ask = lambda out, clf=clf: predict.file(clf, folder, data, 'text', '', out)  # noqa: E731
+  whole, out = tmp_path / f'whole.{kind}', tmp_path / f'out.{kind}'
+  assert ask(whole) == 100
+  part, computed = blocks.Writer.part, []
+
+  def dies(self, block, path, first):
+    computed.append(first)
+    if len(computed) == 4:
+      path.write_text('half of')
+      raise KeyboardInterrupt
+    part(self, block, path, first)
+
+  monkeypatch.setattr(blocks.Writer, 'part', dies)
+  with pytest.raises(KeyboardInterrupt):
+    ask(out)
+  assert not out.exists()
+  assert len(list((tmp_path / f'out.{kind}.parts').glob('0*'))) == 3
+  assert ask(out) == 100
+  assert computed == [1, 17, 33, 49, 49, 65, 81, 97]
+  assert out.read_bytes() == whole.read_bytes()
+  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(['a.jsonl', whole.name, out.name])
+
+  # Parts of other rows, or of another model, are not taken.
+  computed.clear()
+  with pytest.raises(KeyboardInterrupt):
+    ask(out)
+  data_config.jsonl(data, [dict(text=t, n=i) for i, t in enumerate(reversed(texts))])
+  computed[:] = [0] * 9
+  ask(out)
+  assert computed[9:] == [1, 17, 33, 49, 65, 81, 97]
+  assert out.read_bytes() != whole.read_bytes()
+
+
+def test_blocks_are_of_one_size_whatever_the_file(tmp_path, rng, monkeypatch):
+  rows = [dict(text=f'{i}\n"', n=i) | ({'more': 1} if i > 70 else {}) for i in range(90)]
+  monkeypatch.setattr(files, '_BATCH', 7)
+  path = data_config.jsonl(tmp_path / 'a.jsonl', rows)
+  found = list(blocks.read(path, 32))
+  assert [len(b['text']) for b in found] == [32, 32, 26]
+  assert 'more' not in found[0] and found[2]['more'] == [None] * 7 + [1] * 19
+  assert [v for b in found for v in b['n']] == list(range(90))
+  whole = files.read(path)
+  assert whole['more'] == [None] * 71 + [1] * 19 and list(whole) == ['text', 'n', 'more']
+  columns = dict(text=[r['text'] for r in rows], n=[r['n'] for r in rows])
+  again = list(blocks.read(data_config.parquet(tmp_path / 'a.parquet', **columns), 32))
+  assert [b['text'] for b in again] == [b['text'] for b in found]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+  import tracemalloc
+
+  path = tmp_path / 'a.jsonl'
+
+  def peak(n):
+    path.write_text(''.join(json.dumps(dict(text=f'{i} ' * 20)) + '\n' for i in range(n)))
+    tracemalloc.start()
+    assert sum(len(b['text']) for b in blocks.read(path, 256)) == n
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+  peak(1000)
+  assert peak(40_000) < 1.5 * peak(4000)
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_costs_a_part(tmp_path, rng, folder):
+  texts = [' '.join(rng.choice(toy.WORDS, 30)) for _ in range(60_000)]
+  data = data_config.jsonl(tmp_path / 'a.jsonl', [dict(text=t) for t in texts])
+  root = pathlib.Path(predict.__file__).parents[1]
+
+  def start(out):
+    command = [sys.executable, '-m', 'kdjax.predict', folder, f'--data={data}', f'--out={out}']
+    return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE)
+
+  whole, out = tmp_path / 'whole.csv', tmp_path / 'out.csv'
+  assert start(whole).wait() == 0
+  first, parts = start(out), tmp_path / 'out.csv.parts'
+  while len(list(parts.glob('0*'))) < 3:
+    assert first.poll() is None
+    time.sleep(0.01)
+  os.kill(first.pid, signal.SIGKILL)
+  first.wait()
+  assert not out.exists()
+  again = start(out)
+  assert again.wait() == 0 and b'going on from row' in again.stderr.read()
+  assert out.read_bytes() == whole.read_bytes()

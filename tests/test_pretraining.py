@@ -213,7 +213,7 @@ def test_what_makes_no_sense_is_refused_in_a_line(rng, tmp_path):
   )
   no('has no masked-LM head.*config.teacher.finetune=True', **{'teacher.finetune': False})
   no('mlm_kd, .*classifiers|kd and mlm_kd train', compare='kd')
-  no('kd learns from labels.*has none: mlm, mlm_kd', 'kd')
+  no('finetune learns from gold labels alone.*has none: take a method', 'finetune')
   no('kd learns from labels', 'kd', task='text')
   no('task text is read from config.data.unlabelled, which is empty', task='text',
      **{'data.unlabelled': ''})  # fmt: skip

@@ -39,7 +39,14 @@ class Corpus(NamedTuple):
   origin: str
 
 
-def read(c, tokenizer, cache, also: tables.Table | None = None, hold_out: bool = False) -> Corpus:
+def read(
+  c,
+  tokenizer,
+  cache,
+  also: tables.Table | None = None,
+  hold_out: bool = False,
+  pair: str = '',
+) -> Corpus:
   """The text that config.data.unlabelled names.
 
   With c.pack, documents are joined by the separator and cut into windows of full length, framed by
@@ -54,17 +61,18 @@ def read(c, tokenizer, cache, also: tables.Table | None = None, hold_out: bool =
       anew, with a warning.
     also: rows that follow those of the corpus.
     hold_out: keep some documents back, for scores.
+    pair: a column of second texts; then c.pack must be False.
 
   Raises:
     ValueError: anything wrong with the text (streams.documents); no text; a tokenizer that does
       not frame a row by two tokens.
   """
   ids.check(tokenizer, c.max_length)
-  path = pathlib.Path(cache) / f'corpus-{fingerprint(c, tokenizer, also, hold_out)}'
+  path = pathlib.Path(cache) / f'corpus-{fingerprint(c, tokenizer, also, hold_out, pair)}'
   found = _load(path, tokenizer, c.max_length)
   if found is None:
     shutil.rmtree(path, ignore_errors=True)  # what is there, if anything, is damaged
-    _make(path, c, tokenizer, also, hold_out)
+    _make(path, c, tokenizer, also, hold_out, pair)
     found = _load(path, tokenizer, c.max_length)
     if found is None:
       raise OSError(f'{path} does not read back as it was written')
@@ -72,12 +80,13 @@ def read(c, tokenizer, cache, also: tables.Table | None = None, hold_out: bool =
   return found
 
 
-def fingerprint(c, tokenizer, also: tables.Table | None, hold_out: bool) -> str:
+def fingerprint(c, tokenizer, also: tables.Table | None, hold_out: bool, pair: str = '') -> str:
   """Hex digest of all that decides the rows; of files, names, sizes and times."""
   files = [
     (str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in streams.find(c.unlabelled)
   ]
   what = [_FORMAT, c.unlabelled if not files else '', files, c.text, bool(c.pack)]
+  what += [pair] if pair else []
   what += [c.seed, c.validation_fraction, c.validation_rows] if hold_out else []
   none = tables.Table([json.dumps(what)], None, np.zeros(0), np.zeros(0))
   texts = [ids.fingerprint(t, tokenizer, c.max_length) for t in (none, also) if t is not None]
@@ -133,21 +142,22 @@ def part(
     yield text
 
 
-def _make(path: pathlib.Path, c, tokenizer, also, hold_out: bool) -> None:
+def _make(path: pathlib.Path, c, tokenizer, also, hold_out: bool, pair: str) -> None:
   if hold_out and not (0 < c.validation_fraction < 1 <= c.validation_rows):
     raise ValueError(
       f'config.data.validation_fraction={c.validation_fraction} must be in (0, 1) and '
       f'validation_rows={c.validation_rows} at least 1'
     )
   held: list[tuple[int, str]] = []
-  names = ('tokens', 'length', *(['segments'] if also and also.second else []))
+  names = ('tokens', 'length', *(['segments'] if pair or (also and also.second) else []))
   with mapped.writing(path) as writer:
 
     def add(rows: ids.Tokens) -> None:
       index = np.arange(writer.rows, writer.rows + len(rows.length))
       writer.add(index=index, **{name: getattr(rows, name) for name in names})
 
-    texts = tqdm.tqdm(streams.documents(c.unlabelled, c.text), 'unlabelled text', unit=' documents')
+    found = streams.documents(c.unlabelled, c.text, pair)
+    texts = tqdm.tqdm(found, 'unlabelled text', unit=' documents')
     trained = part(texts, c.validation_fraction, c.validation_rows, c.seed, held)
     for rows in _rows(_blocks(trained if hold_out else texts), c, tokenizer):
       add(rows)
@@ -168,7 +178,7 @@ def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
   block, size = [], 0
   for text in texts:
     block.append(text)
-    size += len(text)
+    size += sum(map(len, text))  # of a pair, both
     if size >= _CHARACTERS:
       yield block
       block, size = [], 0
@@ -179,7 +189,7 @@ def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
 def _rows(blocks: Iterable[list[str]], c, tokenizer) -> Iterator[ids.Tokens]:
   if not c.pack:
     for block in blocks:
-      yield ids.encode(_table(block), tokenizer, c.max_length)[0]
+      yield ids.encode(_rows_of(block), tokenizer, c.max_length)[0]
     return
   frame = tokenizer('')['input_ids']
   if len(frame) != 2:
@@ -207,6 +217,14 @@ def _rows(blocks: Iterable[list[str]], c, tokenizer) -> Iterator[ids.Tokens]:
 def _framed(body: np.ndarray, first: int, last: int) -> np.ndarray:
   ends = (np.full((len(body), 1), i, np.int32) for i in (first, last))
   return np.concatenate([next(ends), body, next(ends)], 1)
+
+
+def _rows_of(block: list) -> tables.Table:
+  """Texts, or pairs of them."""
+  if isinstance(block[0], str):
+    return _table(block)
+  first, second = zip(*block, strict=True)
+  return _table(list(first))._replace(second=list(second))
 
 
 def _table(texts: list[str], index=None) -> tables.Table:

@@ -6,8 +6,10 @@ Rows are counted from 1 in errors; the header is not counted.
 import collections
 import csv
 import json
+import math
 import pathlib
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kdjax import quote
@@ -31,19 +33,49 @@ def read(path: str | pathlib.Path) -> Columns:
     ValueError: no such file, unknown extension, malformed row, repeated column or key, no rows,
       text that is not UTF-8, more than LIMIT in memory.
   """
+  path, columns, n = pathlib.Path(path), {}, 0
+  for piece in pieces(path, LIMIT):
+    n = extend(columns, n, piece)
+    if n * len(columns) * _CELL > LIMIT:  # a table of mostly nothing
+      raise ValueError(f'{path}: row {n}: {len(columns)} different fields by {n} rows')
+  return columns
+
+
+def pieces(path: str | pathlib.Path, limit: float = math.inf) -> Iterator[Columns]:
+  """The same, some rows at a time; of jsonl, a piece has the fields of its own rows.
+
+  limit: bytes, about, of all pieces together.
+
+  Raises:
+    ValueError: as read, when the reading comes there.
+  """
   path = pathlib.Path(path)
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
   reader = {'.csv': _csv, '.tsv': _csv, '.jsonl': _jsonl, '.parquet': _parquet}.get(path.suffix)
   if reader is None:
     raise ValueError(f'{path}: unknown extension {path.suffix!r}; it is one of {", ".join(READS)}')
-  columns = reader(path)
-  if not columns or not len(next(iter(columns.values()))):
+  rows = 0
+  for piece in reader(path, limit):
+    if piece and (n := len(next(iter(piece.values())))):
+      rows += n
+      yield piece
+  if not rows:
     raise ValueError(f'{path}: no rows')
-  return columns
 
 
-def _csv(path: pathlib.Path) -> Columns:
+def extend(columns: Columns, n: int, piece: Columns) -> int:
+  """Put more rows behind n; what one of them lacks is None. Their number."""
+  more = n + len(next(iter(piece.values())))
+  for name in dict.fromkeys((*columns, *piece)):
+    if name not in columns:
+      columns[name] = [None] * n
+    columns[name] += piece[name] if name in piece else [None] * (more - n)
+  return more
+
+
+def _csv(path: pathlib.Path, limit: float) -> Iterator[Columns]:
+  del limit  # text is not larger than its file
   import pyarrow as pa
   from pyarrow import csv as arrow
 
@@ -61,7 +93,7 @@ def _csv(path: pathlib.Path) -> Columns:
     raise ValueError(f'{path}: header: NUL bytes, as UTF-16 has them: save the file as UTF-8')
   _distinct(path, names)
   try:
-    table = arrow.read_csv(
+    reader = arrow.open_csv(
       path,
       # One thread: only then does an error know its row.
       read_options=arrow.ReadOptions(use_threads=False, block_size=_ROW),
@@ -71,7 +103,11 @@ def _csv(path: pathlib.Path) -> Columns:
         column_types={name: pa.string() for name in names}, strings_can_be_null=False
       ),
     )
-    found = table.column_names
+    found = reader.schema.names
+    if found != names:  # then its columns were not all taken for text
+      raise ValueError(f'{path}: header: is it {quote.names(names)} or {quote.names(found)}?')
+    for batch in reader:
+      yield {name: batch.column(name).to_pylist() for name in names}
   except UnicodeDecodeError as error:  # rows that are not UTF-8 are an ArrowInvalid
     raise ValueError(f'{path}: header: {quote.error(error)}: save the file as UTF-8') from error
   except (pa.ArrowException, MemoryError) as error:
@@ -82,9 +118,6 @@ def _csv(path: pathlib.Path) -> Columns:
     if 'invalid UTF8' in said:
       said += ': save the file as UTF-8'
     raise ValueError(f'{path}: {said}') from error
-  if found != names:  # then its columns were not all taken for text
-    raise ValueError(f'{path}: header: is it {quote.names(names)} or {quote.names(found)}?')
-  return {name: table.column(name).to_pylist() for name in names}
 
 
 def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
@@ -96,7 +129,8 @@ def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
   raise ValueError(f'{path}: no rows')
 
 
-def _jsonl(path: pathlib.Path) -> Columns:
+def _jsonl(path: pathlib.Path, limit: float) -> Iterator[Columns]:
+  del limit
   rows, names = [], {}
   with open(path, 'rb') as file:
     for number, line in enumerate(file, 1):
@@ -114,8 +148,15 @@ def _jsonl(path: pathlib.Path) -> Columns:
         raise ValueError(f'{path}: row {number}: {type(row).__name__}, not an object of fields')
       rows.append(row)
       names |= dict.fromkeys(row)
-      if len(rows) * len(names) * _CELL > LIMIT:  # a table of mostly nothing
+      if len(rows) * len(names) * _CELL > LIMIT:
         raise ValueError(f'{path}: row {number}: {len(names)} different fields by {len(rows)} rows')
+      if len(rows) == _BATCH:
+        yield _turned(rows, names)
+        rows, names = [], {}
+  yield _turned(rows, names)
+
+
+def _turned(rows: list[dict], names: Iterable[str]) -> Columns:
   return {name: [row.get(name) for row in rows] for name in names}
 
 
@@ -134,25 +175,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return out
 
 
-def _parquet(path: pathlib.Path) -> Columns:
+def _parquet(path: pathlib.Path, limit: float) -> Iterator[Columns]:
   from pyarrow import parquet
 
-  columns, size = {}, 0
+  size = 0
   try:
     with parquet.ParquetFile(path) as file:
       names = file.schema_arrow.names
-      columns = {name: [] for name in names}
       # Without columns there is nothing in a row, and no end of rows.
-      for batch in file.iter_batches(_BATCH) if len(columns) == len(names) > 0 else ():
+      for batch in file.iter_batches(_BATCH) if len(set(names)) == len(names) > 0 else ():
         size += batch.nbytes + _CELL * batch.num_rows * len(names)
-        if size > LIMIT:
-          raise ValueError(f'more than {LIMIT} bytes in memory: split the file')
-        for name, column in zip(names, batch.columns, strict=True):
-          columns[name] += column.to_pylist()
+        if size > limit:
+          raise ValueError(f'more than {limit} bytes in memory: split the file')
+        yield {n: column.to_pylist() for n, column in zip(names, batch.columns, strict=True)}
   except Exception as error:  # thrift, arrow, each codec and each type fail in ways of their own
     raise ValueError(f'{path}: not a readable parquet file: {quote.error(error)}') from error
   _distinct(path, names)
-  return columns
 
 
 def _distinct(path: pathlib.Path, names: list[str]) -> None:

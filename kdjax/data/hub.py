@@ -1,10 +1,13 @@
-"""GLUE from the HuggingFace hub and TensorFlow Datasets, as columns; images from the latter."""
+"""The HuggingFace hub and TensorFlow Datasets: GLUE and other data sets, as columns; images."""
 
 import importlib
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from kdjax import quote
 from kdjax.data import files
 
 _REMEDY = (
@@ -48,6 +51,64 @@ def split(name: str, configuration: str | None, part: str) -> files.Columns:
   except Exception as error:  # as above
     raise _unreachable(f'{name}, {part}', 'the HuggingFace hub', error) from error
   return {column: found[column][:] for column in found.column_names}
+
+
+def dataset(name: str, configuration: str | None) -> dict[str, Any]:
+  """Split -> datasets.Dataset of a data set of the HuggingFace hub.
+
+  Raises:
+    ValueError: it cannot be read from there.
+  """
+  import datasets
+
+  try:
+    return dict(datasets.load_dataset(name, configuration))
+  except Exception as error:  # as above
+    raise _unreachable(
+      f'{name} is no file or folder here, and as a data set it',
+      'the HuggingFace hub',
+      error,
+      'without the network, config.data.train takes a file, or a folder of datasets.save_to_disk',
+    ) from error
+
+
+def saved(path: pathlib.Path) -> dict[str, Any]:
+  """Split -> datasets.Dataset of a folder that datasets.save_to_disk has written.
+
+  Raises:
+    ValueError: it cannot be read.
+  """
+  import datasets
+
+  try:
+    found = datasets.load_from_disk(str(path))
+  except Exception as error:  # as above
+    raise ValueError(f'{path}: no readable data set: {quote.error(error)}') from error
+  return dict(found) if isinstance(found, dict) else {'train': found}
+
+
+def class_names(split, label: str) -> tuple[str, ...]:
+  """Of a column of classes, or of lists of them, that knows their names; () of any other."""
+  import datasets
+
+  feature = split.features.get(label)
+  feature = getattr(feature, 'feature', feature)
+  return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
+
+
+def columns(split, wanted: Sequence[str], label: str) -> files.Columns:
+  """Values of the columns that are wanted, classes by their names; the others are left empty."""
+  names = class_names(split, label)
+
+  def named(value):
+    if isinstance(value, list):
+      return [named(one) for one in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+  found = {name: list(split[name]) for name in wanted if name in split.column_names}
+  if names:
+    found[label] = [named(value) for value in found[label]]
+  return dict.fromkeys(split.column_names, ()) | found
 
 
 def tfds(task: str, directory: str) -> dict[str, files.Columns]:
@@ -108,8 +169,8 @@ def _text(value: Any) -> Any:
   return value.item() if hasattr(value, 'item') else value
 
 
-def _unreachable(what: str, where: str, error: Exception) -> ValueError:
+def _unreachable(what: str, where: str, error: Exception, remedy: str = _REMEDY) -> ValueError:
   said = ' '.join(str(error).split())[:300]
   return ValueError(
-    f'{what} could not be read from {where} ({type(error).__name__}: {said}); {_REMEDY}'
+    f'{what} could not be read from {where} ({type(error).__name__}: {said}); {remedy}'
   )

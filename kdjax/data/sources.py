@@ -1,8 +1,9 @@
-"""Where text comes from: embedded corpus, hub, TFDS, a folder in GLUE's layout, own files.
+"""Where text comes from: embedded corpus, hub, TFDS, a folder in GLUE's layout, one's own data.
 
 Images have sources of their own: images.py.
 """
 
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from kdjax import quote, tasks
-from kdjax.data import docs, files, hub, images, labels, table
+from kdjax.data import docs, files, hub, images, labels, own, table
 
 Table = table.Table
 Text = table.Text
+labelled, unlabelled = table.labelled, table.unlabelled
 subset = table.subset
 hold_out = table.hold_out
 
@@ -96,21 +98,27 @@ def _names(spec: tasks.Spec) -> dict[str, None]:
 
 
 def _files(c, spec: tasks.Spec) -> Text:
-  paths = {name: c[name] for name in ('train', 'validation', 'test') if c[name]}
-  if 'train' not in paths:
+  if not c.train:
     raise ValueError("config.data.source='files' reads config.data.train, which is empty")
-  text = _text(
-    {name: files.read(path) for name, path in paths.items()},
-    paths,
-    spec,
-    f'Files {", ".join(str(path) for path in paths.values())}.',
-  )
-  if 'validation' in paths:
+  labelled = _label_columns(spec)
+  only = labelled[0] if len(labelled) == 1 and spec.kind != 'regression' else ''
+  found = own.read(c.train, (*spec.columns, *labelled), only)
+  columns, where, origin = found.columns, found.where, found.origin
+  for name in ('validation', 'test'):
+    if c[name]:
+      columns[name], where[name] = files.read(c[name]), c[name]
+      origin += f' {name.capitalize()}: {c[name]}.'
+  columns = {name: columns[name] for name in ('train', 'validation', 'test') if name in columns}
+  if found.names and not spec.labels:
+    _log.info('Classes, as the data set names them: %s.', ', '.join(found.names))
+    spec = dataclasses.replace(spec, labels=found.names)
+  text = _text(columns, where, spec, origin)
+  if 'validation' in text.splits:
     return text
   try:
     rest, held = table.hold_out(text.splits['train'], c.validation_fraction, c.seed, spec.kind)
   except ValueError as error:
-    raise ValueError(f'{paths["train"]}: {error}') from error
+    raise ValueError(f'{where["train"]}: {error}') from error
   splits = {'train': rest, 'validation': held} | {
     name: split for name, split in text.splits.items() if name != 'train'
   }
@@ -118,7 +126,7 @@ def _files(c, spec: tasks.Spec) -> Text:
   return Text(splits, text.labels, origin)
 
 
-def _unlabelled(c, spec: tasks.Spec) -> Text:
+def _text_alone(c, spec: tasks.Spec) -> Text:
   """A validation file, where one is named: the rest is read as a stream (corpus.read)."""
   if not c.validation:
     return Text({}, (), 'Unlabelled text.')
@@ -136,9 +144,9 @@ def _text(
 ) -> Text:
   """Columns -> tables: texts checked, labels turned into numbers."""
   for name, columns in splits.items():
-    if not columns or not len(next(iter(columns.values()))):
-      raise ValueError(f'{where[name]}: no rows')
     _check_columns(columns, name, where[name], spec)
+    if not len(columns[spec.columns[0]]):
+      raise ValueError(f'{where[name]}: no rows')
   names = _class_names(splits, where, spec)
   tables = {}
   for name, columns in splits.items():
@@ -197,9 +205,7 @@ def _labels(
   n = len(columns[spec.columns[0]])
   several = _label_columns(spec)
   if any(column not in columns for column in several):  # a test split without labels
-    shape = (n, len(names)) if spec.kind == 'multilabel' else (n,)
-    none = np.int32(-1) if spec.kind == 'classes' else np.float32(np.nan)
-    return np.full(shape, none)
+    return table.unlabelled(n, spec.kind, len(names))
   if len(several) > 1:
     each = [labels.flags(columns[column], f'{where}: column {column!r}') for column in several]
     return np.stack(each, 1)
@@ -210,15 +216,18 @@ def _labels(
   return (labels.bits if spec.kind == 'multilabel' else labels.classes)(values, names, where, test)
 
 
-def strings(values: list, where: str) -> list[str]:
-  """The values, all of them text; ValueError, naming the row, where one is not."""
-  for i, value in enumerate(values):
+def strings(values: list, where: str, first: int = 1) -> list[str]:
+  """The values, all of them text; ValueError, naming the row, where one is not.
+
+  first: the number of the first row.
+  """
+  for number, value in enumerate(values, first):
     try:
       str.encode(value)  # nor half of a surrogate pair, which no tokenizer takes
     except (TypeError, UnicodeEncodeError) as error:
       said = quote.value(value)
       raise ValueError(
-        f'{where}: row {i + 1} is {said}, not text: correct or drop the row'
+        f'{where}: row {number} is {said}, not text: correct or drop the row'
       ) from error
   return list(values)
 
@@ -233,5 +242,5 @@ _SOURCES: dict[str, Callable[..., Text]] = {
   'tfds': _tfds,
   'local': _local,
   'files': _files,
-  'unlabelled': _unlabelled,
+  'unlabelled': _text_alone,
 }

@@ -2,10 +2,10 @@
 
 import glob
 import pathlib
-import re
 from collections.abc import Iterator
 
 from kdjax import quote
+from kdjax.data import own
 
 # Loader of `datasets`, and its options. Everything in csv is text: a text 'null' is not missing.
 _READS = {
@@ -15,7 +15,6 @@ _READS = {
   '.csv': ('csv', dict(keep_default_na=False)),
   '.tsv': ('csv', dict(keep_default_na=False, sep='\t', quoting=3)),
 }
-_HUB = re.compile(r'([\w.-]+/[\w.-]+)(?::([\w.-]+))?')
 _ROWS = 256  # read at once
 
 
@@ -36,7 +35,7 @@ def find(where: str) -> list[pathlib.Path]:
   else:
     files = [pathlib.Path(f) for f in glob.glob(str(path), recursive=True)]
     files = [f for f in files if f.is_file()]
-    if not files and _HUB.fullmatch(where):
+    if not files and own.HUB.fullmatch(where):
       return []
   known = f'{", ".join(_READS)} (all but parquet also with .gz)'
   if not files:
@@ -50,34 +49,41 @@ def find(where: str) -> list[pathlib.Path]:
   return sorted(files)
 
 
-def documents(where: str, column: str) -> Iterator[str]:
+def documents(where: str, column: str, pair: str = '') -> Iterator[str | tuple[str, str]]:
   """Every text of a column, file after file; blank ones are passed over.
 
-  A line of a .txt file is a document. A compressed file is read as it is unpacked.
+  With pair, pairs of it and a second column. A line of a .txt file is a document. A compressed file
+  is read as it is unpacked.
 
   Raises:
     ValueError: naming file and row (from 1), where a row is no text or cannot be read; naming the
       columns there are, where this one is missing.
   """
+  columns = (column, pair) if pair else (column,)
   for file in find(where) or [None]:
     name, done = str(file or where), 0
-    for values in _columns(file, where, column):
-      for row, value in enumerate(values, 1):
-        if not isinstance(value, str):
-          raise ValueError(
-            f'{name}: row {done + row} of column {column!r} is {quote.value(value)}, not text: '
-            'correct or drop the row'
-          )
-        if value.strip():
-          yield value
-      done += len(values)
+    for block in _columns(file, where, columns):
+      for key, values in zip(columns, block, strict=True):
+        for row, value in enumerate(values, 1):
+          if not isinstance(value, str):
+            raise ValueError(
+              f'{name}: row {done + row} of column {key!r} is {quote.value(value)}, not text: '
+              'correct or drop the row'
+            )
+      rows = zip(*block, strict=True) if pair else block[0]
+      yield from (row for row in rows if ''.join(row).strip())
+      done += len(block[0])
 
 
-def _columns(file: pathlib.Path | None, where: str, column: str) -> Iterator[list]:
-  """Blocks of a column's values."""
+def _columns(
+  file: pathlib.Path | None, where: str, columns: tuple[str, ...]
+) -> Iterator[list[list]]:
+  """Blocks of the values of each column."""
   name = str(file or f'{where} (no such file here, so a data set of the hub)')
+  if file and _kind(file) == '.txt' and len(columns) > 1:
+    raise ValueError(f'{name}: a line is one text, and pairs are wanted: take another kind of file')
   try:
-    blocks = (_file(file, column) if file else _hub(where)).iter(_ROWS)
+    blocks = (_file(file, columns) if file else _hub(where)).iter(_ROWS)
   except Exception as error:  # each layer below (http, hub, datasets, arrow) has errors of its own
     raise _unreadable(name, error) from error
   while True:
@@ -88,25 +94,26 @@ def _columns(file: pathlib.Path | None, where: str, column: str) -> Iterator[lis
     if block is None:
       return
     # The loader of plain lines calls its one column text, whatever the others' is called.
-    own = 'text' if file and _kind(file) == '.txt' else column
-    if own not in block:
-      raise ValueError(
-        f'{name}: no column {column!r}; it has {quote.names(block)}: set config.data.text'
-      )
-    yield block[own]
+    keys = ('text',) if file and _kind(file) == '.txt' else columns
+    for key, column in zip(('text', 'pair'), keys, strict=False):
+      if column not in block:
+        raise ValueError(
+          f'{name}: no column {column!r}; it has {quote.names(block)}: set config.data.{key}'
+        )
+    yield [block[column] for column in keys]
 
 
-def _file(file: pathlib.Path, column: str):
+def _file(file: pathlib.Path, columns: tuple[str, ...]):
   import datasets
 
   kind, options = _READS[_kind(file)]
   if kind == 'csv':
-    options = options | dict(converters={column: str})
+    options = options | dict(converters=dict.fromkeys(columns, str))
   if kind == 'parquet':
     from pyarrow import parquet
 
-    if column in parquet.read_schema(file).names:  # else the caller says what there is
-      options = dict(columns=[column])
+    if set(columns) <= set(parquet.read_schema(file).names):  # else the caller says what there is
+      options = dict(columns=list(columns))
   # Escaped: the loader takes a name for a pattern.
   escaped = glob.escape(str(file))
   return datasets.load_dataset(kind, data_files=escaped, split='train', streaming=True, **options)
@@ -115,7 +122,7 @@ def _file(file: pathlib.Path, column: str):
 def _hub(where: str):
   import datasets
 
-  name, configuration = _HUB.fullmatch(where).groups()
+  name, configuration = own.HUB.fullmatch(where).groups()
   return datasets.load_dataset(name, configuration, split='train', streaming=True)
 
 

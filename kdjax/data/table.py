@@ -32,6 +32,20 @@ class Text(NamedTuple):
   origin: str
 
 
+def unlabelled(n: int, kind: str, classes: int) -> np.ndarray:
+  """Labels of n rows that have none."""
+  if kind == 'classes':
+    return np.full(n, -1, np.int32)
+  return np.full((n, classes) if kind == 'multilabel' else n, np.nan, np.float32)
+
+
+def labelled(label: np.ndarray) -> np.ndarray:
+  """bool[n]: which rows have a label."""
+  if label.dtype.kind == 'i':
+    return label >= 0
+  return ~np.isnan(label.reshape(len(label), -1)).any(1)
+
+
 def take(table: Table, rows: np.ndarray) -> Table:
   """The rows i64[m] of a table, in that order; `index` keeps naming the source's rows."""
   images = isinstance(table.first, np.ndarray)
@@ -66,11 +80,26 @@ def subset(table: Table, fraction: float, size: int, seed: int, kind: str = 'cla
     count = min(count, size)
   if count >= n:
     return table
-  return take(table, np.sort(_ranking(table.label, seed, kind)[:count]))
+  strata = table.label if kind == 'classes' else None
+  return take(table, np.sort(_ranking(strata, seed, np.ones(n), False)[:count]))
+
+
+def keys(table: Table) -> list:
+  """What a row says, as it is compared: case and white space aside; of images, their pixels."""
+  if isinstance(table.first, np.ndarray):
+    return [image.tobytes() for image in table.first]
+  plain = lambda texts: [' '.join(text.casefold().split()) for text in texts]  # noqa: E731
+  if table.second is None:
+    return plain(table.first)
+  return list(zip(plain(table.first), plain(table.second), strict=True))
 
 
 def hold_out(table: Table, fraction: float, seed: int, kind: str) -> tuple[Table, Table]:
-  """(rest, held out): a validation split made of a train split; classes keep their shares.
+  """(rest, held out): a validation split made of a train split.
+
+  Rows that say the same (keys) stay on one side. Classes keep their shares; so do sets of labels,
+  and tenths of the scores. Held out are round(fraction * n) rows, or the next number below that
+  copies leave possible.
 
   Raises:
     ValueError: fraction out of range, or nothing left on one side.
@@ -84,17 +113,50 @@ def hold_out(table: Table, fraction: float, seed: int, kind: str) -> tuple[Table
       f'{n} rows cannot be cut into train and validation with config.data.validation_fraction='
       f'{fraction}: name a validation file in config.data.validation'
     )
-  order = _ranking(table.label, seed, kind)
-  return take(table, np.sort(order[count:])), take(table, np.sort(order[:count]))
+  numbers: dict = {}
+  group_N = np.array([numbers.setdefault(key, len(numbers)) for key in keys(table)])
+  _, first_G, size_G = np.unique(group_N, return_index=True, return_counts=True)
+  held_G, left = np.zeros(len(size_G), bool), count
+  for g in _ranking(_strata(table.label[first_G], kind), seed, size_G, kind != 'classes'):
+    if size_G[g] <= left:
+      held_G[g] = True
+      left -= size_G[g]
+    if not left:
+      break
+  if not held_G.any():
+    raise ValueError(
+      f'{n} rows are {len(size_G)} different ones, none of which is found {count} times or less: '
+      'name a validation file in config.data.validation'
+    )
+  held_N = held_G[group_N]
+  return take(table, np.flatnonzero(~held_N)), take(table, np.flatnonzero(held_N))
 
 
-def _ranking(label: np.ndarray, seed: int, kind: str) -> np.ndarray:
-  """A seeded order of the rows, every prefix of which has about the classes' shares."""
-  order = np.random.default_rng(seed).permutation(len(label))
-  if kind != 'classes':
+def _strata(label: np.ndarray, kind: str) -> np.ndarray:
+  """i64[n]: rows of one number are to keep their share."""
+  if kind == 'multilabel':
+    return np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
+  if kind == 'regression':
+    return np.searchsorted(np.quantile(label, np.arange(1, 10) / 10), label)
+  return label
+
+
+def _ranking(strata: np.ndarray | None, seed: int, size: np.ndarray, loose: bool) -> np.ndarray:
+  """A seeded order, every prefix of which has about the strata's shares; None: of no strata.
+
+  Args:
+    size: rows that each one counts for.
+    loose: a stratum begins anywhere. Without, one of a single row is never in the first half: so
+      rare sets of labels would all stay on one side.
+  """
+  rng = np.random.default_rng(seed)
+  order = rng.permutation(len(size))
+  if strata is None:
     return order
   place = np.empty(len(order))
-  for value in np.unique(label):
-    rows = np.flatnonzero(label[order] == value)
-    place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+  for value in np.unique(strata):
+    rows = np.flatnonzero(strata[order] == value)
+    own = size[order[rows]]
+    middle = np.cumsum(own) - own * (rng.random() if loose else 0.5)
+    place[rows] = middle / own.sum()
   return order[np.argsort(place, kind='stable')]

@@ -32,6 +32,12 @@ def term(c, env) -> blend.Part:
   if not c.margin >= 0:
     raise ValueError(f'config.method.margin={c.margin} must be 0 or more')
 
+  if env.partly:
+    raise ValueError(
+      'codir finds negatives by their labels, and rows of config.data.unlabelled have none: leave '
+      'it empty, or take a term that needs no labels (cilda, pkd, rail_kd)'
+    )
+
   def choose(name, blocks):
     field = f'{name}_layers'
     return layers.choose(c[field], blocks, field=field)

@@ -211,3 +211,58 @@ def test_a_subset_out_of_range_names_the_config_key(fraction, size):
   table = sources.Table(['t'], None, np.zeros(1, np.int32), np.zeros(1, np.int32))
   with pytest.raises(ValueError, match=r'config.data.train_'):
     sources.subset(table, fraction, size, 0, 'classes')
+
+
+def _table(texts, label):
+  return sources.Table(texts, None, label, np.arange(len(texts), dtype=np.int32))
+
+
+@pytest.mark.parametrize('kind', ['classes', 'regression', 'multilabel'])
+def test_rows_that_say_the_same_are_held_out_together_and_shares_are_kept(rng, kind):
+  n = 600
+  which = rng.integers(0, 400, n)
+  texts = [f'{rng.choice(["A", "a"])} film  {i}' for i in which]
+  label = {
+    'classes': rng.choice(3, n, p=(0.6, 0.3, 0.1)).astype(np.int32),
+    'regression': rng.gamma(2.0, size=n).astype(np.float32),
+    'multilabel': (rng.random((n, 4)) < (0.5, 0.3, 0.2, 0.05)).astype(np.float32),
+  }[kind][which]
+  seed = int(rng.integers(1000))
+  rest, held = sources.hold_out(_table(texts, label), 0.2, seed, kind)
+  assert len(held.first) == 120 and len(rest.first) == 480  # exact
+  assert sorted([*rest.index, *held.index]) == list(range(n))
+  plain = lambda table: {' '.join(t.lower().split()) for t in table.first}  # noqa: E731
+  assert not plain(rest) & plain(held)
+  again = sources.hold_out(_table(texts, label), 0.2, seed, kind)[1]
+  np.testing.assert_array_equal(again.index, held.index)
+  if kind == 'regression':
+    for q in np.quantile(label, (0.1, 0.5, 0.9)):
+      assert abs((label < q).mean() - (held.label < q).mean()) < 0.06
+  else:
+    shares = lambda y: (np.eye(3)[y] if kind == 'classes' else y).mean(0)  # noqa: E731
+    np.testing.assert_allclose(shares(held.label), shares(label), atol=0.08)
+
+
+def test_rare_label_sets_are_on_both_sides(rng):
+  label = np.array([[i >> k & 1 for k in range(8)] for i in range(256)], np.float32)
+  _, held = sources.hold_out(_table([str(i) for i in range(256)], label), 0.2, 0, 'multilabel')
+  assert len(held.first) == 51 and 0.3 < held.label.mean() < 0.7
+
+
+def test_copies_of_one_text_cannot_be_held_out(tmp_path):
+  path = jsonl(tmp_path / 'a.jsonl', [{'text': 't', 'label': i % 2} for i in range(9)])
+  with pytest.raises(ValueError, match=r'a.jsonl: 9 rows are 1 different ones.*data.validation'):
+    sources.read(make(train=path), _SPEC)
+
+
+def test_without_copies_classes_are_held_out_as_ever():
+  # What runs of earlier versions have held out, computed by their formula.
+  label = np.int32([0, 1, 2, 0, 1] * 20)
+  order = np.random.default_rng(5).permutation(100)
+  place = np.empty(100)
+  for value in range(3):
+    rows = np.flatnonzero(label[order] == value)
+    place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+  want = np.sort(order[np.argsort(place, kind='stable')][:10])
+  _, held = sources.hold_out(_table([str(i) for i in range(100)], label), 0.1, 5, 'classes')
+  np.testing.assert_array_equal(held.index, want)
