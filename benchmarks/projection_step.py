@@ -32,7 +32,8 @@ from kdjax.models import hf, students
 
 _SIZE = flags.DEFINE_enum('size', 'minilm', list(steps_.SIZES), 'Of the models that are timed.')
 _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Steps of each kind; the median is taken.')
-_WARM = flags.DEFINE_integer('warm', 5, 'Steps of each kind before those.')
+_WAYS = flags.DEFINE_list('ways', list(WAYS), 'By commas; none is always among them.')
+_WARM = flags.DEFINE_integer('warm', 40, 'Steps before those, in which tokens are met.')
 _ROWS = flags.DEFINE_integer('rows', 32, 'Texts of a batch.')
 _LENGTH = flags.DEFINE_integer('length', 64, 'Tokens of a text.')
 _COUNT = flags.DEFINE_bool('count', False, 'Count the step of RoBERTa-large too.')
@@ -43,10 +44,10 @@ _CLOCK = flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'As of benchmarks/s
 _JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')
 
 WAYS = {
-  'no projection': dict(neighbours=0, portion=0.0),
-  'search of open positions': dict(neighbours=0),
-  'proofs, then search': dict(),
-  "the same, teacher's table": dict(table='teacher'),
+  'none': ('no projection', dict(neighbours=0, portion=0.0)),
+  'search': ('search of open positions', dict(neighbours=0)),
+  'proofs': ('proofs, then search', dict()),
+  'teacher': ("the same, teacher's table", dict(table='teacher')),
 }
 
 
@@ -125,19 +126,21 @@ def timed(mesh, world, params, data) -> dict:
   games, times, streams = {}, collections.defaultdict(list), {}
   shares, largest = collections.defaultdict(list), {}
   V = len(world.student.table(params['student']))
-  for name, changes in WAYS.items():
-    c = fields(**changes)
+  for name in dict.fromkeys(['none', *_WAYS.value]):
+    c = fields(**WAYS[name][1])
     method = methods.get('augpro')(c.method, world)
     game = train.start(method, params, data, c.train, 1000, mesh)
     stream = batches.train_batches(data, _ROWS.value, (_LENGTH.value,), 0)
     first = sharding.put(next(stream), mesh)
     play = game.steps['student'].lower(game.state, game.frozen, first, game.key).compile()
     games[name], streams[name] = game._replace(steps=dict(student=play)), stream
-    if name == 'proofs, then search':
+    if name == 'proofs':
       largest = arrays(play.as_text())
   clock = dict(wall=time.perf_counter, cpu=time.process_time)[_CLOCK.value]
   for n in range(_WARM.value + _ROUNDS.value):
     for name, game in games.items():
+      if name in ('none', 'search') and n < _WARM.value - 2:
+        continue  # they remember nothing
       batch = jax.block_until_ready(sharding.put(next(streams[name]), mesh))
       begin = clock()
       state, metrics = game.steps['student'](game.state, game.frozen, batch, game.key)
@@ -149,7 +152,7 @@ def timed(mesh, world, params, data) -> dict:
   scores = _ROWS.value * _LENGTH.value * V
   wide = {s: n for s, n in largest.items() if re.search(rf'\b{V}\b', s)}
   return dict(
-    rows={name: dict(seconds=times[name], settled=shares[name]) for name in WAYS},
+    rows={name: dict(seconds=times[name], settled=shares[name]) for name in games},
     places=_ROWS.value * _LENGTH.value,
     vocabulary=V,
     largest=dict(list(largest.items())[:5]),
@@ -160,7 +163,7 @@ def timed(mesh, world, params, data) -> dict:
 
 def show(found: dict) -> str:
   """The table, and what is said of the arrays."""
-  lines, base = [], found['rows']['no projection']['seconds']
+  lines, base = [], found['rows']['none']['seconds']
   for name, row in found['rows'].items():
     ratio = np.divide(row['seconds'], base)
     ms, above = steps_.quartiles(row['seconds']), steps_.quartiles(1 - 1 / ratio)
@@ -168,7 +171,7 @@ def show(found: dict) -> str:
     cells.append('{:.1f} % ({:.1f}-{:.1f})'.format(*(100 * v for v in above)))
     settled = row['settled']
     cells += [f'{settled[0]:.3f}', f'{np.mean(settled[-len(base) :]):.3f}']
-    lines.append([name, *cells])
+    lines.append([WAYS[name][0], *cells])
   head = ['step', 'ms', 'of no projection', 'share of the step', 'proved, first', 'proved, mean']
   scores = f'[{found["places"]}, {found["vocabulary"]}]'
   over = found['as_large_as_all_scores']
