@@ -74,15 +74,15 @@ def main(argv) -> None:
   found['longest'] = dict(each.most_common(40))
   if JSON.value:
     report.write_json(pathlib.Path(JSON.value), found)
-  cells = (
-    lambda some: [  # noqa: E731
-      [k[:90], f'{1e3 * v:.3f}', f'{100 * v / wall:.1f} %'] for k, v in some
-    ]
-  )
+
+  def table(title: str, some) -> str:
+    lines = [[k[:90], f'{1e3 * v:.3f}', f'{100 * v / wall:.1f} %'] for k, v in some]
+    return report.markdown([title, 'ms a step', 'of it'], lines)
+
   print(f'{METHOD.value}, {SIZE.value}, {BATCH.value} x {LENGTH.value}, {knobs}: ', end='')
   print(f'{1e3 * wall:.1f} ms a step, {1e3 * busy:.1f} of them busy\n')
-  print(report.markdown(['kind', 'ms a step', 'of it'], cells(kinds.most_common())))
-  print(f'\n{report.markdown(["longest", "ms a step", "of it"], cells(each.most_common(25)))}')
+  print(table('kind', kinds.most_common()))
+  print(f'\n{table("longest", each.most_common(25))}')
 
 
 if __name__ == '__main__':

@@ -30,6 +30,12 @@ from kdjax import env, methods, net, report, sharding, tasks, train
 from kdjax.data import batches, sources, tokens
 from kdjax.models import hf, students
 
+WAYS = {
+  'none': ('no projection', dict(neighbours=0, portion=0.0)),
+  'search': ('search of open positions', dict(neighbours=0)),
+  'proofs': ('proofs, then search', dict()),
+  'teacher': ("the same, teacher's table", dict(table='teacher')),
+}
 _SIZE = flags.DEFINE_enum('size', 'minilm', list(steps_.SIZES), 'Of the models that are timed.')
 _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Steps of each kind; the median is taken.')
 _WAYS = flags.DEFINE_list('ways', list(WAYS), 'By commas; none is always among them.')
@@ -42,13 +48,6 @@ _DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the 
 _ATTENTION = flags.DEFINE_string('attention', 'einsum', 'config.train.attention.')
 _CLOCK = flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'As of benchmarks/step.py.')
 _JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')
-
-WAYS = {
-  'none': ('no projection', dict(neighbours=0, portion=0.0)),
-  'search': ('search of open positions', dict(neighbours=0)),
-  'proofs': ('proofs, then search', dict()),
-  'teacher': ("the same, teacher's table", dict(table='teacher')),
-}
 
 
 def fields(**changes):
