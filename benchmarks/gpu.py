@@ -47,15 +47,21 @@ _TINY = '--size=tiny --batch=4 --length=16 --bank=64 --rounds=2 --steps=1'
 _LARGE = '--size=large --length=128 --dtype=bfloat16'
 _ALONE = f'{_LARGE} --batch=128 --sides=kdjax --methods=kd --rounds=5 --steps=5'
 _SIDES = '--sides=kdjax,torch,compile'
-# The most important ones first. Compilation is most of the time of all of them.
+# One that is short, then the most important ones. Compilation is most of the time of all of them.
 SLICES = {
+  'seeds': Slice(
+    'seeds',
+    '--seeds=8 --sizes=docs --rows=32 --length=64 --dtype=bfloat16 --rounds=5 --steps=20',
+    120,
+    '--seeds=2 --sizes=toy --rows=4 --length=8 --rounds=1 --steps=1',
+  ),
   'large': Slice(
-    'step', f'{_LARGE} --batch=128 {_SIDES} --methods=kd,augpro --rounds=5 --steps=5', 300, _TINY
+    'step', f'{_LARGE} --batch=128 {_SIDES} --methods=kd,augpro --rounds=5 --steps=5', 400, _TINY
   ),
   'projection': Slice(
     'projection_step',
-    f'{_LARGE} --rows=128 --rate=5e-5 --rounds=15 --warm=40',
-    200,
+    f'{_LARGE} --rows=128 --rate=5e-5 --ways=search,proofs --rounds=15 --warm=40',
+    300,
     '--size=tiny --rows=4 --length=16 --rounds=2 --warm=3',
   ),
   'mate': Slice(
@@ -64,24 +70,18 @@ SLICES = {
     200,
     _TINY,
   ),
-  'seeds': Slice(
-    'seeds',
-    '--seeds=8 --sizes=docs --rows=32 --length=64 --dtype=bfloat16 --rounds=5 --steps=20',
-    120,
-    '--seeds=2 --sizes=toy --rows=4 --length=8 --rounds=1 --steps=1',
+  'kernels': Slice(
+    'kernels', f'{_LARGE} --batch=128 --method=augpro', 120, '--size=tiny --batch=4 --length=16'
   ),
   'large32': Slice(
     'step', f'{_LARGE} --batch=32 {_SIDES} --methods=kd,augpro --rounds=5 --steps=10', 300, _TINY
-  ),
-  'kernels': Slice(
-    'kernels', f'{_LARGE} --batch=128 --method=augpro', 120, '--size=tiny --batch=4 --length=16'
   ),
   'cudnn': Slice('step', f'{_ALONE} --attention=cudnn', 120, f'{_TINY} --attention=xla'),
   'rbg': Slice('step', f'{_ALONE} --prng=rbg', 120, _TINY),
   'xla': Slice('step', f'{_ALONE} --attention=xla', 120, _TINY),
   'minilm': Slice(
     'step',
-    f'--size=minilm --batch=32 --length=128 --dtype=bfloat16 {_SIDES} --players=student '
+    f'--size=minilm --batch=128 --length=128 --dtype=bfloat16 {_SIDES} --players=student '
     '--methods=finetune,kd,augpro,mate_kd --rounds=5 --steps=20',
     300,
     f'{_TINY} --methods=finetune',
@@ -94,7 +94,7 @@ SLICES = {
   ),
   'base': Slice(
     'step',
-    f'--size=base --batch=64 --length=128 --dtype=bfloat16 {_SIDES} --methods=kd,augpro '
+    f'--size=base --batch=128 --length=128 --dtype=bfloat16 {_SIDES} --methods=kd,augpro '
     '--rounds=5 --steps=10',
     300,
     f'{_TINY} --methods=kd',
@@ -113,7 +113,7 @@ SLICES = {
   ),
   'others': Slice(
     'step',
-    f'--size=minilm --batch=32 --length=128 --dtype=bfloat16 {_SIDES} '
+    f'--size=minilm --batch=128 --length=128 --dtype=bfloat16 {_SIDES} '
     '--methods=augpro_fgsm,codir,backward_kd,cilda --rounds=5 --steps=10',
     400,
     f'{_TINY} --methods=augpro_fgsm,codir,backward_kd',
