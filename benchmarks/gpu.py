@@ -8,9 +8,9 @@ is ended loses the slice that it was at. One that is there is not run again (--a
 that failed always is), and none is begun with less than a minute left. --tiny: sizes that take a
 CPU seconds, to see that all of it runs. --data: a folder of <task>/<split>.parquet for the epoch.
 
-The machine needs jax with its GPU, flax, optax, orbax-checkpoint, transformers and torch, and for
-the epoch pyarrow, scikit-learn, and without --data pandas and matplotlib. What else is imported,
-ml_collections, travels as a wheel:
+The machine needs jax with its GPU, flax (from 0.12.10 on for jax 0.11), optax, orbax-checkpoint,
+transformers and torch, and for the epoch pyarrow, scikit-learn, and without --data pandas and
+matplotlib. What else is imported, ml_collections, travels as a wheel:
 
   python -m pip download --no-deps -d wheels ml_collections==1.1.0
   python -m pip install --no-index --no-deps --target site wheels/*.whl; export PYTHONPATH=site
