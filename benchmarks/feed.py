@@ -10,6 +10,8 @@ host spends on the next call's rows, the wall clock; `of one by one` the medians
 
 import functools
 import itertools
+import pathlib
+import sys
 import time
 
 import jax
@@ -19,9 +21,8 @@ from absl import app, flags, logging
 from benchmarks import seeds as sizes
 from benchmarks import step
 from configs import common
-from kdjax import feed, methods, sharding, train
+from kdjax import feed, methods, report, sharding, train
 from kdjax.data import batches, tokens
-from kdjax.report import markdown
 
 ROWS = 4096
 
@@ -72,7 +73,7 @@ class Player:
 def players(size: tuple[int, ...], calls: list[int], steps: int) -> dict[tuple, Player]:
   """By (steps a call, where the data are): a function that plays, and its player."""
   V, width, teacher, student, rows, length = size
-  made, params = sizes.world(V, width, teacher, student)
+  made, params = sizes.world(V, width, teacher, student, DTYPE.value)
   mesh, rng = sharding.make_mesh(1), np.random.default_rng(0)
   ids = rng.integers(5, V, (ROWS, length)).astype(np.int32)
   full = tokens.Tokens(ids, 0 * ids, np.full(ROWS, length, np.int32))
@@ -100,7 +101,8 @@ def players(size: tuple[int, ...], calls: list[int], steps: int) -> dict[tuple, 
 def main(argv) -> None:
   del argv
   clock = dict(wall=time.perf_counter, cpu=time.process_time)[CLOCK.value]
-  lines = []
+  lines, rows = [], {}
+  command = ' '.join(['python -m benchmarks.feed', *sys.argv[1:]])
   for name in SIZES.value:
     found = players(sizes.SIZES[name], list(map(int, CALLS.value)), STEPS.value)
     calls = {k: call for k, (call, _) in found.items()}
@@ -113,8 +115,14 @@ def main(argv) -> None:
       cells += ['{:.2f} ({:.2f}-{:.2f})'.format(*ms), f'{prepared:.2f}']
       lines.append([*cells, f'{np.median(spent) / base:.2f}'])
       logging.info('%s', ' '.join(lines[-1]))
+      rows[f'{name}, {where}' + f', {size} a call' * bool(size)] = dict(
+        ms=ms, prepared=prepared, of_one_by_one=float(np.median(spent) / base)
+      )
+    if JSON.value:
+      found = dict(command=command, machine=step.machine(), rows=rows)
+      report.write_json(pathlib.Path(JSON.value), found)
   head = ['', 'steps a call', 'data', 'steps/s', 'ms a step', 'prepared', 'of one by one']
-  print(f'\n{METHOD.value}, {CLOCK.value} clock; {step.machine()}\n{markdown(head, lines)}')
+  print(f'\n{METHOD.value}, {CLOCK.value} clock; {step.machine()}\n{report.markdown(head, lines)}')
 
 
 if __name__ == '__main__':
@@ -123,5 +131,7 @@ if __name__ == '__main__':
   CALLS = flags.DEFINE_list('calls', ['1', '8', '32'], 'Steps a call.')
   ROUNDS = flags.DEFINE_integer('rounds', 5, 'In turn.')
   STEPS = flags.DEFINE_integer('steps', 64, 'In each round.')
+  DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.')
+  JSON = flags.DEFINE_string('json', '', 'A file for the numbers.')
   CLOCK = flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'As of benchmarks/step.py.')
   app.run(main)

@@ -2,14 +2,14 @@
 
 python -m benchmarks.step [--size=minilm] [--methods=kd,augpro] [--batch=32] [--length=64]
 
-Both sides start from the same random weights, with the same dropout, AdamW and clipping, and read
-the same batch; torch's is eager with scaled dot-product attention (--torch=compile otherwise), and
-bfloat16 is torch.autocast there. They take turns in one process. Ratios are torch / kdjax, medians
-over rounds of the ratio within a round; in brackets the quartiles; then the ratio of the quickest
-round of each, which other work on the machine disturbs least. GFLOP: of the matrix products that
-the method needs (`useful`), whoever computes them; floor: that over the peak of a matrix product
-measured in the same run. What the compiler counts of kdjax's program, FLOPs and bytes touched,
-stands beside it. --sides=kdjax or torch runs one of them.
+All sides (--sides=kdjax,torch,compile; the last is torch with its models compiled) start from the
+same random weights, with the same dropout, AdamW and clipping, and read the same batch. Torch's
+attention is the scaled dot-product one, and bfloat16 is torch.autocast there. They take turns in
+one process. Ratios are torch / kdjax, medians over rounds of the ratio within a round; in brackets
+the quartiles; then the ratio of the quickest round of each, which other work on the machine
+disturbs least. GFLOP: of the matrix products that the method needs (`useful`), whoever computes
+them; floor: that over the peak of a matrix product measured in the same run. What the compiler
+counts of kdjax's program, FLOPs and bytes touched, stands beside it. On a GPU: benchmarks/gpu.py.
 
 Freed memory is kept on a CPU, for both sides: kdjax/allocator.py; GLIBC_TUNABLES= before the
 command leaves it to glibc. On a CPU that others use, most of what is timed is a wait for the
@@ -19,7 +19,7 @@ sides one core and counts its seconds.
 
 import functools
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -36,9 +36,9 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from kdjax import allocator
+from kdjax import allocator, report
 
-SIDES = ('kdjax', 'torch')
+SIDES = ('kdjax', 'torch', 'compile')
 MASK = 103
 # family, vocabulary, (layers, width, heads, inner width) of teacher, student, generator.
 SIZES = {
@@ -69,28 +69,25 @@ def fields(name: str, **changes) -> ConfigDict:
   return c
 
 
-def train_fields(batch: int) -> ConfigDict:
+def train_fields(batch: int, **changes) -> ConfigDict:
   """config.train, with a constant seed."""
   from configs import common
 
   c = common.config('docs', 'kd').train
   with c.unlocked():
-    c.update(dict(batch_size=batch, steps=TURNS, seed=0))
+    c.update(dict(batch_size=batch, steps=TURNS, seed=0) | changes)
   return c
 
 
-def build(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **knobs):
-  """{role: (module, transformers' config)}, random weights; knobs: of families.spec."""
+def shapes(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **knobs):
+  """{role: (module without numbers, transformers' config)}; knobs: of families.spec."""
   import transformers
 
-  from kdjax import net
   from kdjax.models import encoders, families
 
   family, words, *sizes = SIZES[size]
   made = {}
-  for seed, (role, shape) in enumerate(
-    zip(('teacher', 'student', 'generator'), sizes, strict=True)
-  ):
+  for role, shape in zip(('teacher', 'student', 'generator'), sizes, strict=True):
     depth, width, heads, inner = shape
     kind = dict(bert=transformers.BertConfig, roberta=transformers.RobertaConfig)[family]
     more = dict(type_vocab_size=1, max_position_embeddings=514) if family == 'roberta' else {}
@@ -104,7 +101,16 @@ def build(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **kno
       **(more | (dict(initializer_range=0.3) if size == 'tiny' else {})),
     )
     head = 'mlm' if role == 'generator' else 'classify'
-    module = encoders.abstract(families.spec(config, head=head, **knobs))
+    made[role] = encoders.abstract(families.spec(config, head=head, **knobs)), config
+  return made
+
+
+def build(size: str, layers: dict[str, int] | None = None, vocab: int = 0, **knobs):
+  """{role: (module, transformers' config)}, random weights; arguments as of `shapes`."""
+  from kdjax import net
+
+  made = {}
+  for seed, (role, (module, config)) in enumerate(shapes(size, layers, vocab, **knobs).items()):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf, rng=rng, std=config.initializer_range):
@@ -158,7 +164,8 @@ def world(made, dropout: bool = True):
       nets[role] = env.quiet(nets[role])
   usable = jnp.asarray(ordinary(made['teacher'][1].vocab_size))
   task = tasks.KINDS['classes']
-  found = env.Env(nets['student'], nets['teacher'], task, usable, '', nets['generator'], MASK)
+  writer = nets.get('generator')
+  found = env.Env(nets['student'], nets['teacher'], task, usable, '', writer, MASK)
   return found, params
 
 
@@ -175,6 +182,7 @@ def useful(label: str, c, made, batch) -> float:
   """
   B, L = batch['tokens'].shape
   spec = {role: module.spec for role, (module, _) in made.items()}
+  spec.setdefault('generator', spec['student'])  # of methods that have none
   S, T, G = (
     B * L * m.layers * (8 * m.width**2 + 4 * m.width * m.ffn + 4 * L * m.width)
     for m in (spec['student'], spec['teacher'], spec['generator'])
@@ -202,9 +210,12 @@ def useful(label: str, c, made, batch) -> float:
 
 
 class Ours:
-  """kdjax's side of a method: a compiled program per player."""
+  """kdjax's side of a method: a program per player, compiled when it is first asked for.
 
-  def __init__(self, c, made, batch, bank: int, mesh=None):
+  changes: of config.train.
+  """
+
+  def __init__(self, c, made, batch, bank: int, mesh=None, **changes):
     from kdjax import methods, sharding, train
     from kdjax.data import batches
 
@@ -213,21 +224,26 @@ class Ours:
     mesh = mesh or sharding.make_mesh(-1)
     data = batches.Dataset(None, labels(bank), np.arange(bank, dtype=np.int32), None)
     params = {role: params[role] for role in roles(c)}
-    game = train.start(method, params, data, train_fields(len(batch['label'])), TURNS, mesh)
+    fields_ = train_fields(len(batch['label']), **changes)
+    game = train.start(method, params, data, fields_, TURNS, mesh)
     self.state, self.frozen, self.key = game.state, game.frozen, game.key
     self.batch = sharding.put(batch, mesh)
     if c.name == 'backward_kd':  # in its first round there are no samples
       self.state.memory['view']['clock'] = game.state.memory['view']['round'] + 1
-    self.programs = {
-      player: step.lower(self.state, self.frozen, self.batch, self.key).compile()
-      for player, step in game.steps.items()
-    }
+    self._steps, self._programs = game.steps, {}
+
+  def program(self, player: str):
+    """The compiled step of a player."""
+    if player not in self._programs:
+      step = self._steps[player].lower(self.state, self.frozen, self.batch, self.key)
+      self._programs[player] = step.compile()
+    return self._programs[player]
 
   def costs(self, player: str) -> dict[str, float]:
     """FLOPs, bytes touched, and bytes of temporaries of a step."""
-    found = self.programs[player].cost_analysis()
+    found = self.program(player).cost_analysis()
     found = found[0] if isinstance(found, list) else found
-    memory = self.programs[player].memory_analysis()
+    memory = self.program(player).memory_analysis()
     return dict(
       flops=float(found.get('flops', 0)),
       bytes=float(found.get('bytes accessed', 0)),
@@ -237,15 +253,16 @@ class Ours:
 
   def run(self, player: str, steps: int) -> None:
     """So many steps, to their end."""
+    program = self.program(player)
     for _ in range(steps):
-      self.state, metrics = self.programs[player](self.state, self.frozen, self.batch, self.key)
+      self.state, metrics = program(self.state, self.frozen, self.batch, self.key)
     jax.block_until_ready((self.state, metrics))
 
 
 class Theirs:
-  """torch's side of a method."""
+  """torch's side of a method; compiled: its models are."""
 
-  def __init__(self, name: str, c, folders, batch, bank: int, dtype: str, how, attention='sdpa'):
+  def __init__(self, name: str, c, folders, batch, bank: int, dtype: str, adamw: str, compiled):
     import torch
 
     from benchmarks import torch_steps
@@ -255,8 +272,13 @@ class Theirs:
     usable = torch.as_tensor(ordinary(_vocab(folders['teacher'])))
     folders = {role: folders[role] for role in roles(c)}
     whole = torch.as_tensor(labels(bank)).long()
-    self.w = torch_steps.world(c, folders, usable, MASK, whole, self.device, attention)
-    if how.compile:
+    self.w = torch_steps.world(c, folders, usable, MASK, whole, self.device)
+    if compiled:
+      # Of the method before this one nothing is left, and no model is run uncompiled in silence
+      # because others of its class were compiled before it.
+      torch._dynamo.reset()
+      torch._dynamo.config.recompile_limit = 64
+      torch._dynamo.config.fail_on_recompile_limit_hit = True
       for role in folders:
         model = getattr(self.w, role)
         (model.base_model if role == 'generator' else model).compile()
@@ -268,7 +290,7 @@ class Theirs:
       params = torch_steps.owned(self.w, player)
       rate = c.gen_rate if player == 'generator' else t.rate
       betas = t.beta1, t.beta2
-      made = torch_steps.adamw(params, rate, t.decay, betas, t.epsilon, TURNS, how.adamw)
+      made = torch_steps.adamw(params, rate, t.decay, betas, t.epsilon, TURNS, adamw)
       self.moves[player] = params, *made
 
   def run(self, player: str, steps: int) -> None:
@@ -323,24 +345,31 @@ def quartiles(x) -> list[float]:
 def peaks(dtype: str, side: int = 0, clock=time.perf_counter) -> dict[str, float]:
   """FLOP/s of a matrix product and bytes/s of an addition, the best of five."""
   gpu = jax.default_backend() != 'cpu'
-  n, m = side or (8192 if gpu else 2048), 2**28 if gpu else 2**25
-  a, multiply = jnp.ones((n, n), dtype), jax.jit(jnp.matmul)
+  n, m, often = (side or 8192, 2**28, 10) if gpu else (side or 2048, 2**25, 1)
+  # Drawn numbers: zeros and ones take less power, and a GPU multiplies them quicker.
+  a = jax.random.normal(jax.random.key(0), (n, n), jnp.float32).astype(dtype)
+  multiply = jax.jit(jnp.matmul)
   # In place: fresh pages of memory cost more than the bytes in them.
   long, more = [jnp.ones(m, jnp.float32)], jax.jit(lambda x: x + 1, donate_argnums=0)
 
   def add():
-    long[0] = jax.block_until_ready(more(long[0]))
+    for _ in range(often):
+      long[0] = more(long[0])
+    jax.block_until_ready(long[0])
 
-  calls = dict(matmul=lambda: jax.block_until_ready(multiply(a, a)), add=add)
-  best = {name: min(found) for name, found in take_turns(calls, 5, clock).items()}
-  return dict(flops=2 * n**3 / best['matmul'], bandwidth=8 * m / best['add'])
+  def product():
+    jax.block_until_ready([multiply(a, a) for _ in range(often)])
+
+  best = {k: min(v) for k, v in take_turns(dict(matmul=product, add=add), 5, clock).items()}
+  return dict(flops=often * 2 * n**3 / best['matmul'], bandwidth=often * 8 * m / best['add'])
 
 
 def machine() -> dict[str, str]:
   """Where it ran, and with what."""
   from importlib import metadata
 
-  found = {p: metadata.version(p) for p in ('jax', 'flax', 'torch', 'transformers')}
+  packages = [p for p in ('jax', 'flax', 'torch', 'transformers') if importlib.util.find_spec(p)]
+  found = {p: metadata.version(p) for p in packages}
   found |= dict(device=jax.devices()[0].device_kind, cores=str(os.cpu_count()))
   return found | dict(python=platform.python_version(), load=f'{os.getloadavg()[0]:.1f}')
 
@@ -350,8 +379,9 @@ def row(seconds: dict, flops: float, costs: dict, peak: dict, steps: int) -> dic
   each = {side: [s / steps for s in found] for side, found in seconds.items()}
   out = {side: quartiles(found) for side, found in each.items()}
   out |= {f'best {side}': min(found) for side, found in each.items()}
-  if len(each) == 2:
-    out['ratio'] = quartiles(np.divide(each['torch'], each['kdjax']))
+  if 'kdjax' in each:
+    for side in [side for side in each if side != 'kdjax']:
+      out[f'{side} / kdjax'] = quartiles(np.divide(each[side], each['kdjax']))
   floor = flops / peak['flops']
   return (
     out
@@ -364,85 +394,80 @@ def row(seconds: dict, flops: float, costs: dict, peak: dict, steps: int) -> dic
 def main(argv) -> None:
   del argv
   allocator.keep_pages()
-  if TF32.value and 'torch' in SIDES_.value:
+  theirs = [side for side in SIDES_.value if side != 'kdjax']
+  if TF32.value and theirs:
     import torch
 
     torch.set_float32_matmul_precision('high')  # what jax does with float32 on a GPU
-  names = METHODS_.value
-  how = ConfigDict(dict(compile=TORCH.value == 'compile', adamw=ADAMW.value))
-  knobs = dict(dtype=DTYPE.value, attention=ATTENTION.value)
-  made = build(SIZE.value, **knobs)
+  made = build(SIZE.value, dtype=DTYPE.value, attention=ATTENTION.value)
+  if not any('generator' in fields(name) for name in METHODS_.value):
+    del made['generator']
   vocab = made['teacher'][1].vocab_size
   batch = text(vocab, BATCH.value, LENGTH.value, BANK.value)
   clock = dict(wall=time.perf_counter, cpu=time.process_time)[CLOCK.value]
   peak = peaks(DTYPE.value, clock=clock)
-  found = dict(
-    command=' '.join(['python -m benchmarks.step', *sys.argv[1:]]), machine=machine(), peak=peak
-  )
-  found['rows'] = {}
+  said = f'{SIZE.value}, {BATCH.value} x {LENGTH.value}, {DTYPE.value}, {ATTENTION.value}'
+  command = ' '.join(['python -m benchmarks.step', *sys.argv[1:]])
+  found = dict(command=command, machine=machine(), what=said, peak=peak, rows={})
   print(f'{found["machine"]}\npeak {peak["flops"] / 1e9:,.0f} GFLOP/s, ', end='')
   print(f'{peak["bandwidth"] / 1e9:,.1f} GB/s', flush=True)
   with tempfile.TemporaryDirectory() as where:
-    folders = save(made, where) if 'torch' in SIDES_.value else {}
-    for name in names:
+    folders = save(made, where) if theirs else {}
+    for name in METHODS_.value:
       c = fields(name)
       sides = {}
       if 'kdjax' in SIDES_.value:
-        sides['kdjax'] = Ours(c, made, batch, BANK.value)
-      if 'torch' in SIDES_.value:
-        sides['torch'] = Theirs(name, c, folders, batch, BANK.value, DTYPE.value, how)
-      for player in ('student', 'generator')[: 2 if 'generator' in c else 1]:
+        sides['kdjax'] = Ours(c, made, batch, BANK.value, prng=PRNG.value)
+      for side in theirs:
+        how = BANK.value, DTYPE.value, ADAMW.value, side == 'compile'
+        sides[side] = Theirs(name, c, folders, batch, *how)
+      players = ('student', 'generator')[: 2 if 'generator' in c else 1]
+      for player in [player for player in players if player in PLAYERS.value]:
         calls = {k: functools.partial(s.run, player, STEPS.value) for k, s in sides.items()}
         seconds = take_turns(calls, ROUNDS.value, clock)
         costs = sides['kdjax'].costs(player) if 'kdjax' in sides else {}
         label = name if player == 'student' else f'{name} generator'
         flops = useful(label, c, made, batch)
         found['rows'][label] = row(seconds, flops, costs, peak, STEPS.value)
-        print(label, line(found['rows'][label]), flush=True)
+        print(table({label: found['rows'][label]}), flush=True)
         if JSON.value:  # a run that is cut short leaves what it has
-          pathlib.Path(JSON.value).write_text(json.dumps(found, indent=1))
+          report.write_json(pathlib.Path(JSON.value), found)
       del sides, calls
       gc.collect()
-  print(table(found['rows']))
-
-
-def line(r: dict) -> list[str]:
-  """Cells of a row of the table."""
-  ms = lambda v: f'{1e3 * v[0]:.1f} ({1e3 * v[1]:.1f}-{1e3 * v[2]:.1f})'  # noqa: E731
-  cells = [ms(r[side]) if side in r else '' for side in SIDES]
-  if 'ratio' in r:
-    cells.append('{:.2f} ({:.2f}-{:.2f})'.format(*r['ratio']))
-    cells.append('{:.2f}'.format(r['best torch'] / r['best kdjax']))
-  else:
-    cells += ['', '']
-  cells += [f'{r["useful"] / 1e9:,.1f}', f'{1e3 * r["floor"]:.1f}']
-  used = [r.get(f'utilisation {side}') for side in SIDES]
-  cells += [f'{100 * u:.0f} %' if u else '' for u in used]
-  compiled = [f'{r[k] / 1e9:,.2f}' for k in ('flops', 'bytes') if k in r]
-  return cells + (compiled or ['', ''])
+  print(f'\n{said}\n{table(found["rows"])}')
 
 
 def table(rows: dict[str, dict]) -> str:
-  """Markdown."""
-  from kdjax.report import markdown
-
-  head = ['step', 'kdjax ms', 'torch ms', 'torch / kdjax', 'of the best rounds']
-  head += ['GFLOP', 'floor ms', 'of peak, kdjax', 'torch', 'GFLOP compiled', 'GB compiled']
-  return markdown(head, [[name, *line(r)] for name, r in rows.items()])
+  """Markdown; of the sides that were run."""
+  ms = lambda v: f'{1e3 * v[0]:.1f} ({1e3 * v[1]:.1f}-{1e3 * v[2]:.1f})'  # noqa: E731
+  lines = []
+  for name, r in rows.items():
+    sides, cells = [side for side in SIDES if side in r], {'step': name}
+    cells |= {f'{side} ms': ms(r[side]) for side in sides}
+    for ratio in [f'{side} / kdjax' for side in SIDES if f'{side} / kdjax' in r]:
+      best = r[f'best {ratio.split()[0]}'] / r['best kdjax']
+      cells[ratio] = '{:.2f} ({:.2f}-{:.2f}), {:.2f}'.format(*r[ratio], best)
+    cells |= {'GFLOP': f'{r["useful"] / 1e9:,.1f}', 'floor ms': f'{1e3 * r["floor"]:.1f}'}
+    cells |= {f'of peak: {side}': f'{100 * r[f"utilisation {side}"]:.0f} %' for side in sides}
+    units = dict(flops='GFLOP', bytes='GB')
+    cells |= {f'{units[k]} compiled': f'{r[k] / 1e9:,.2f}' for k in units if k in r}
+    lines.append(cells)
+  return report.markdown(list(lines[0]), [list(cells.values()) for cells in lines])
 
 
 if __name__ == '__main__':
   SIZE = flags.DEFINE_enum('size', 'minilm', list(SIZES), 'Of the models.')
   METHODS_ = flags.DEFINE_list('methods', list(METHODS), 'By commas.')
-  SIDES_ = flags.DEFINE_list('sides', list(SIDES), 'kdjax, torch, or both.')
-  BATCH = flags.DEFINE_integer('batch', 32, 'Rows.')
-  LENGTH = flags.DEFINE_integer('length', 64, 'Tokens a row.')
+  SIDES_ = flags.DEFINE_list('sides', ['kdjax', 'torch'], 'Of kdjax, torch, compile.')
+  PLAYERS = flags.DEFINE_list('players', ['student', 'generator'], 'Whose turns.')
+  BATCH = flags.DEFINE_integer('batch', 32, 'Rows; on a GPU 32 and 128.')
+  LENGTH = flags.DEFINE_integer('length', 64, 'Tokens a row; on a GPU 128.')
   BANK = flags.DEFINE_integer('bank', 8192, "Rows of the training set, and so of CoDIR's banks.")
   DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the computation.')
   ATTENTION = flags.DEFINE_enum(
     'attention', 'einsum', ['einsum', 'xla', 'cudnn'], 'config.train.attention.'
   )
-  TORCH = flags.DEFINE_enum('torch', 'eager', ['eager', 'compile'], "Torch's side.")
+  PRNG = flags.DEFINE_string('prng', 'threefry2x32', 'config.train.prng.')
   ADAMW = flags.DEFINE_enum('adamw', 'fused', ['fused', 'foreach', 'default'], "Torch's AdamW.")
   TF32 = flags.DEFINE_bool('tf32', True, "Torch's float32 products on a GPU, as in jax.")
   CLOCK = flags.DEFINE_enum(
