@@ -104,8 +104,7 @@ def trained(plan: env.Plan) -> dict[str, list[roles.Model]]:
   c = plan.c
   if hosts.first():
     report.record(c, plan.workdir)
-  teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
-  generator = _ready(plan, 'generator', {})
+  teacher, generator = _ready(plan, 'teacher'), _ready(plan, 'generator')
   if runs.alone(c):
     return {'generator': [generator]}
   models, kind = {'teacher': [teacher]}, 'mlm' if runs.masked(c) else 'classify'
@@ -123,11 +122,11 @@ def _guessed(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   return report.guesses(learned, plan.workdir) if hosts.first() else learned
 
 
-def _ready(plan, name: str, others: dict[str, roles.Model]) -> roles.Model | None:
+def _ready(plan, name: str) -> roles.Model | None:
   """Teacher or generator, trained where that is asked; None where there is none."""
   model = getattr(plan, name)
   if name in runs.order(plan.c):
-    return _run(plan, name, [model], others)[0]
+    return _run(plan, name, [model], {})[0]
   if model:
     # A wrong one, or a teacher with classes in another order, would fail in silence.
     cut, params = placed(plan, name, model)
@@ -280,7 +279,7 @@ def layout(plan: env.Plan, name: str) -> str:
   params = [params] * len(runs.folders(plan.c, plan.workdir / name))
   state, frozen, _ = train.shapes(method, params, data, c, total, mesh)
   fits = feed.fitting(data, c.resident)
-  return sharding.table(train.groups(state, frozen, fits), mesh)
+  return sharding.table(train.groups(state, frozen, fits), mesh, name)
 
 
 def _say(name: str, scores: dict[str, float]) -> None:

@@ -1,13 +1,22 @@
-"""What a run says: a jsonl file, TensorBoard, a progress bar, and lines on the terminal."""
+"""What a run says: a jsonl file, TensorBoard, Weights & Biases, and lines on the terminal."""
 
 import json
 import logging
 import pathlib
 import time
 
+import tqdm
 from absl import logging as absl_logging
 
 logger = logging.getLogger('kdjax')
+
+
+class _Above(logging.StreamHandler):
+  """Lines above the one that tells of progress, never in the midst of it."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    with tqdm.tqdm.external_write_mode(file=self.stream):
+      super().emit(record)
 
 
 def setup(level: int = logging.INFO, process: int = 0) -> None:
@@ -16,12 +25,18 @@ def setup(level: int = logging.INFO, process: int = 0) -> None:
   process: of several, its number: those behind the first tell of warnings and errors alone.
   """
   if not logger.handlers:
-    handler = logging.StreamHandler()
+    handler = _Above()
     handler.setFormatter(logging.Formatter(f'process {process}: ' * bool(process) + '%(message)s'))
     logger.addHandler(handler)
     logger.propagate = False
   logger.setLevel(max(level, logging.WARNING) if process else level)
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file it opens
+  # What libraries warn of are bare lines too, said once, and above the line of progress.
+  theirs = absl_logging.get_absl_handler()
+  if theirs in logging.root.handlers:
+    logging.root.handlers = [*logger.handlers, *logging.root.handlers]
+    logging.root.removeHandler(theirs)
+  logging.getLogger('huggingface_hub').propagate = False  # it has a handler of its own
 
 
 class Writer:

@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import platform
+import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -66,11 +68,16 @@ def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
     values = [spread([own[s][m] for own in each]) for s in splits for m in spec.metrics]
     speeds = [f'{row["examples_per_second"]:.0f}', f'{faster:.1f}']
     lines.append([name, count(row['parameters']), *values, *speeds])
+  return _written(head, lines, rows, [*rows, 'generator'], workdir)
+
+
+def _written(head, lines, rows: dict[str, dict], names, workdir: pathlib.Path) -> str:
+  """A table in results.md, results.json beside it; and printed, with where the models are."""
   text = markdown(head, lines) + _seeds(rows)
   write_json(workdir / 'results.json', rows)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
-  print(f'\n{text}\n')
-  _where([*rows, 'generator'], workdir)
+  print(f'\n{shown(head, lines)}{_seeds(rows)}\n')
+  _where(names, workdir)
   return text
 
 
@@ -99,11 +106,7 @@ def guesses(results: dict[str, dict], workdir: pathlib.Path) -> dict[str, dict]:
         columns = [[own[moment][k] for own in each] for k in after]
         values = [spread(column, digits=4 if max(column) < 1 else 1) for column in columns]
         lines.append([title, count(size), *values])
-  text = markdown(head, lines) + _seeds(rows)
-  write_json(workdir / 'results.json', rows)
-  (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
-  print(f'\n{text}\n')
-  _where(rows, workdir)
+  _written(head, lines, rows, rows, workdir)
   return rows
 
 
@@ -130,6 +133,38 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
     '| ' + ' | '.join(v.ljust(w) if i == 0 else v.rjust(w)
                       for i, (v, w) in enumerate(zip(row, widths, strict=True))) + ' |'
     for row in rows
+  )  # fmt: skip
+
+
+def shown(head: list[str], lines: list[list[str]]) -> str:
+  """As `markdown` where it is piped or kept; on a terminal, a table of its width."""
+  if not sys.stdout.isatty():
+    return markdown(head, lines)
+  return '\n\n'.join(_blocks(head, lines, shutil.get_terminal_size().columns))
+
+
+def _blocks(head: list[str], lines: list[list[str]], columns: int) -> list[str]:
+  """A word of a column's name a line; as many tables as it takes, each with the first column."""
+  each = [(name.split(' ') or [''], values) for name, *values in zip(head, *lines, strict=True)]
+  widths = [max(map(len, words + values)) for words, values in each]
+  out, taken, size = [], [0], widths[0]
+  for i, width in enumerate(widths[1:], 1):
+    if size + 2 + width > columns and len(taken) > 1:
+      out.append(taken)
+      taken, size = [0], widths[0]
+    taken.append(i)
+    size += 2 + width
+  return [_block([each[i] for i in own], [widths[i] for i in own]) for own in (*out, taken)]
+
+
+def _block(each: list[tuple[list[str], list[str]]], widths: list[int]) -> str:
+  high = max(len(words) for words, _ in each)
+  cells = [[''] * (high - len(words)) + words + ['-' * w] + values
+           for (words, values), w in zip(each, widths, strict=True)]  # fmt: skip
+  return '\n'.join(
+    '  '.join(v.ljust(w) if i == 0 else v.rjust(w)
+              for i, (v, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+    for row in zip(*cells, strict=True)
   )  # fmt: skip
 
 

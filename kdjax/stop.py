@@ -15,6 +15,7 @@ import itertools
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -116,8 +117,10 @@ def _heard(number: int, frame) -> None:
   if _told.is_set():
     return  # `_watch` decides what a second one is
   _told.set()
+  over = '\r' * (number == signal.SIGINT and sys.stderr.isatty())  # the ^C of the terminal
   log.logger.warning(
-    '%s: stopping; the same command goes on. Once more stops at once.', signal.Signals(number).name
+    f'{over}{signal.Signals(number).name}: stopping; the same command goes on. '
+    'Once more stops at once.'
   )
   if _tell:  # the rest follows from `agreed`
     _tell(signal.SIGTERM)

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
-from kdjax import quote
+from kdjax import progress, quote
 from kdjax.data import mapped, streams
 from kdjax.data import table as tables
 from kdjax.data import tokens as ids
@@ -147,7 +146,8 @@ def _make(path: pathlib.Path, c, tokenizer, also, hold_out: bool) -> None:
       index = np.arange(writer.rows, writer.rows + len(rows.length))
       writer.add(index=index, **{name: getattr(rows, name) for name in names})
 
-    texts = tqdm.tqdm(streams.documents(c.unlabelled, c.text), 'unlabelled text', unit=' documents')
+    line = progress.Line('unlabelled text', unit='document')
+    texts = line.each(streams.documents(c.unlabelled, c.text))
     trained = part(texts, c.validation_fraction, c.validation_rows, c.seed, held)
     for rows in _rows(_blocks(trained if hold_out else texts), c, tokenizer):
       add(rows)
@@ -157,7 +157,7 @@ def _make(path: pathlib.Path, c, tokenizer, also, hold_out: bool) -> None:
     if also:
       add(ids.tokenise(also, tokenizer, c.max_length, path.parent))
     kind = 'windows' if c.pack else 'rows'
-    origin = f'{texts.n:,} documents of {c.unlabelled} in {kind} of {c.max_length} tokens'
+    origin = f'{line.n:,} documents of {c.unlabelled} in {kind} of {c.max_length} tokens'
     origin += f', {len(held):,} held out' * hold_out
     origin += f', and {len(also.first):,} rows of the task' if also else ''
     writer.note = dict(held=held if hold_out else None, origin=f'{origin}: {writer.rows:,} rows.')
