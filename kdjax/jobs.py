@@ -40,6 +40,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   fork: runs that were asked something else are set aside, once all is checked, not refused.
   """
   wanted = runs.order(c)
+  log.check(c.train.wandb)
   if not cache:
     report.writable(workdir)
   c, spec = env.settle(c)

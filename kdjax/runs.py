@@ -12,7 +12,7 @@ from kdjax import report
 
 # Fields that do not change what a run computes: a finished run stands whatever they are.
 _FREE = ('name', 'compare', 'baselines', 'eval', 'export', 'mesh')
-_FREE_TRAIN = ('keep', 'log_every', 'remat', 'resident', 'tensorboard')
+_FREE_TRAIN = ('keep', 'log_every', 'remat', 'resident', 'tensorboard', 'wandb')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
 _LENGTHS = 'lengths'  # of its batches: in run.json beside what it was asked
 _BESIDE = ('teacher', 'generator')  # runs of the models beside the student

@@ -15,7 +15,6 @@ import itertools
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
-from kdjax import log
+from kdjax import log, progress
 
 CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 GRACE = 25.0  # seconds
@@ -117,7 +116,8 @@ def _heard(number: int, frame) -> None:
   if _told.is_set():
     return  # `_watch` decides what a second one is
   _told.set()
-  over = '\r' * (number == signal.SIGINT and sys.stderr.isatty())  # the ^C of the terminal
+  # The terminal's ^C is wiped away.
+  over = '\r\x1b[K' * (number == signal.SIGINT and progress.terminal())
   log.logger.warning(
     f'{over}{signal.Signals(number).name}: stopping; the same command goes on. '
     'Once more stops at once.'

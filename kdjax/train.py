@@ -294,7 +294,7 @@ def fit(
   clock, shown = log.Clock(), {}
   with (
     stop.hold(),
-    contextlib.closing(_writer(workdir, numbers, begin, scored, c.tensorboard)) as writer,
+    contextlib.closing(_writer(workdir, numbers, begin, scored, c.tensorboard, c.wandb)) as writer,
     progress.Line(title, total, begin, shown=hosts.first()) as line,
   ):
 

@@ -22,7 +22,7 @@ ARROWS = {
   'checkpoint': {'hosts', 'log', 'report'},
   'guard': {'hosts', 'log', 'seeds'},
   'seeds': {'log'},
-  'stop': {'log'},
+  'stop': {'log', 'progress'},
   'lock': set(),
   'allocator': set(),
   'distributed': set(),
