@@ -229,7 +229,7 @@ def test_a_run_on_a_split_mesh_trains_scores_and_predicts(rng, tmp_path, capsys,
   said = capsys.readouterr().out
   table = 'devices: data 1 x fsdp 2 x tensor 2 = 4 x cpu'
   assert f'teacher, {table}' in said and f'kd, {table}' in said
-  assert '  optimizer of student  [fsdp, tensor] ' in said.split('kd, devices')[0]
+  assert '  optimizer of teacher  [fsdp, tensor] ' in said.split('kd, devices')[0]
   assert '  optimizer of student  nothing: whole ' in said.split('kd, devices')[1]
   caplog.set_level('INFO', 'kdjax')
   rows = jobs.run(plan)
