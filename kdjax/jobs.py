@@ -179,6 +179,12 @@ def _run(
   )
   if guesses:
     _say(name, seeds.mean([own.metrics for own in found]))
+  told = report.Told(
+    methods.about(runs.block(c, name).name),
+    runs.changed(c, name),
+    [own.metrics for own in found],
+    _teacher_s(plan, name),
+  )
   models, results = [], {}
   for i, (seed, folder) in enumerate(folders.items()):
     result = dict(
@@ -191,7 +197,7 @@ def _run(
       parameters=starts[i].parameters,
     )
     labels = () if guesses else plan.spec.labels
-    card = report.card(plan, name, result, seed)
+    card = report.card(plan, name, result, seed, told)
     # Whole on each host: what is saved, and read by whoever learns from it.
     params = sharding.whole(found[i].params)
     model = starts[i]._replace(module=net.fill(starts[i].module, params))
@@ -205,6 +211,14 @@ def _run(
     report.write_json(workdir / 'result.json', _joint(results))
   hosts.meet()
   return models
+
+
+def _teacher_s(plan, name: str) -> dict[str, float]:
+  """Metrics of the teacher whom a run has learned from, where it was fine-tuned here."""
+  path = plan.workdir / 'teacher' / 'result.json'
+  if name in ('teacher', 'generator') or not (hosts.first() and path.exists()):
+    return {}
+  return report.read_json(path)['metrics']
 
 
 def lengths_of(plan: env.Plan, name: str) -> tuple[int, ...]:

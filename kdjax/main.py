@@ -13,7 +13,7 @@ import traceback
 
 from absl import app, flags
 
-from kdjax import allocator, distributed, usage
+from kdjax import allocator, distributed, progress, usage
 
 _HERE = pathlib.Path(__file__).parent
 _ALIKE = ('mode', 'fork', 'seeds')  # flags that all hosts have in common
@@ -134,6 +134,9 @@ def start(stoppable: bool = True) -> None:
   stoppable: SIGTERM and SIGINT do what kdjax.stop says.
   """
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that torch is not there
+  if not progress.terminal():
+    for library in ('HF_HUB', 'HF_DATASETS'):
+      os.environ.setdefault(f'{library}_DISABLE_PROGRESS_BARS', '1')
   import jax
 
   from kdjax import hosts, log, stop

@@ -3,6 +3,7 @@
 A run is a folder of the workdir: teacher, generator, and each method by its name.
 """
 
+import importlib
 import itertools
 import json
 import pathlib
@@ -126,6 +127,18 @@ def asked(c, name: str) -> dict[str, Any]:
   if masked(c) and name not in _BESIDE and c.teacher.finetune:
     tree['mlm'] = block(c, 'mlm').to_dict()  # how its teacher learned
   return json.loads(json.dumps(flat(tree)))  # tuples become lists, as they do on disk
+
+
+def changed(c, name: str) -> dict[str, Any]:
+  """Of what a run is asked, the fields that its method and task do not have by default."""
+  try:
+    common = importlib.import_module('configs.common')
+  except ImportError:  # the config was made elsewhere
+    return asked(c, name)
+  wanted = next((n for n in (name, c.name, c.method.name) if n in c.baselines), 'kd')
+  known = wanted in common.config(c.task.name, 'kd').baselines
+  plain = asked(common.config(c.task.name, wanted if known else 'kd'), name)
+  return {k: v for k, v in asked(c, name).items() if plain.get(k, ...) != v}
 
 
 def facts(c) -> dict[str, Any]:

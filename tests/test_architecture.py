@@ -58,7 +58,7 @@ ARROWS = {
   },
   'main': {
     'allocator', 'distributed', 'dry', 'exports', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop',
-    'usage',
+    'progress', 'usage',
   },
   'grid': {
     'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
