@@ -109,7 +109,7 @@ def fail(said: str) -> None:
 
 
 @contextlib.contextmanager
-def leaving(line: Callable[[Exception], str] = str) -> Iterator[None]:
+def leaving(line: Callable[[Exception], str]) -> Iterator[None]:
   """Around all: what fails in training ends with its line, or with a traceback where it is ''.
 
   One of several hosts ends at once. Its connections end with it, and the others by that, or by

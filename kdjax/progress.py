@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import tqdm
 
 _log = logging.getLogger('kdjax')
-_EVERY = 60.0  # seconds between two plain lines
+_EVERY, _DRAWN = 60.0, 0.1  # seconds between two plain lines, between two drawings
 _LEFT = '{desc} |{bar:10}| {n_fmt}/{total_fmt}, {remaining} left{postfix}'
 _DONE = _LEFT.replace('{remaining} left', '{elapsed}')
 _OPEN = '{desc}: {n_fmt}{unit}, {elapsed}{postfix}'
@@ -37,21 +37,14 @@ class Line:
     if shown and terminal():
       self._bar = tqdm.tqdm(
         total=total, initial=done, desc=title, unit=f' {unit}s', dynamic_ncols=True,
-        bar_format=_LEFT if total else _OPEN,
+        mininterval=0, miniters=1, bar_format=_LEFT if total else _OPEN,
       )  # fmt: skip
 
   def update(self, n: int = 1, **numbers: float) -> None:
     """n more are done; the numbers stand in the line until they are given anew."""
     self.n += n
-    self._said |= {
-      k.replace('_', ' '): f'{v:,.0f}' if abs(v) >= 1000 else f'{v:.3g}' for k, v in numbers.items()
-    }
-    if self._bar is not None:
-      self._bar.set_postfix_str(
-        self._numbers(os.get_terminal_size(sys.stderr.fileno()).columns), refresh=False
-      )
-      self._bar.update(n)
-    elif self._shown and time.monotonic() >= self._last + _EVERY:
+    self._said |= numbers
+    if self._shown and time.monotonic() >= self._last + (_EVERY if self._bar is None else _DRAWN):
       self._say()
 
   def each(self, items: Iterable) -> Iterator:
@@ -63,12 +56,12 @@ class Line:
 
   def close(self) -> None:
     """The line as it stands at the end."""
+    if self._shown and self.n > self._begin:
+      self._say()
     if self._bar is not None:
       if self._total:
         self._bar.bar_format = _DONE
       self._bar.close()
-    elif self._shown and self.n > self._begin:
-      self._say()
 
   def __enter__(self):
     return self
@@ -76,21 +69,23 @@ class Line:
   def __exit__(self, *_):
     self.close()
 
-  def _numbers(self, columns: int) -> str:
-    """As many of them as there is room for; speeds come last."""
-    room = columns - _REST - len(self._title) - 2 * len(str(self._total))
-    said = sorted(self._said.items(), key=lambda pair: pair[0].endswith('/s'))
-    parts = [f'{k} {v}' for k, v in said]
-    while parts and len(', '.join(parts)) > room:
-      parts.pop()
-    return ', '.join(parts)
-
   def _say(self) -> None:
     self._last = time.monotonic()
+    said = [
+      f'{k} {v:,.0f}' if abs(v) >= 1000 else f'{k} {v:.3g}'
+      for k, v in sorted(self._said.items(), key=lambda pair: pair[0].endswith('/s'))
+    ]  # speeds come last
+    if self._bar is not None:
+      columns = os.get_terminal_size(sys.stderr.fileno()).columns
+      room = columns - _REST - len(self._title) - 2 * len(str(self._total))
+      while said and len(', '.join(said)) > room:
+        said.pop()
+      self._bar.set_postfix_str(', '.join(said), refresh=False)
+      self._bar.update(self.n - self._bar.n)
+      return
     past, clock = self._last - self._began, tqdm.tqdm.format_interval
-    of = f' of {self._total:,}' if self._total else ''
     times = clock(past)
     if self._total and self.n < self._total:
       times += f', {clock(past * (self._total - self.n) / (self.n - self._begin))} left'
-    numbers = ''.join(f', {k} {v}' for k, v in self._said.items())
-    _log.info(f'{self._title}: {self._unit} {self.n:,}{of}{numbers} ({times})')
+    count = f'{self.n:,}' + f' of {self._total:,}' * bool(self._total)
+    _log.info(f'{self._title}: {self._unit} {", ".join([count, *said])} ({times})')

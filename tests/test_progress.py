@@ -59,7 +59,7 @@ def test_nothing_is_drawn_anew_in_a_file_nor_on_a_dumb_terminal():
     assert '\r' not in said and '\x1b' not in said
     first, last = said.strip().splitlines()
     assert first == 'a line of the log'
-    assert last.startswith('kd: step 40 of 40, loss 0.0278, examples/s 20,900, accuracy 0.5 (00:')
+    assert last.startswith('kd: step 40 of 40, loss 0.0278, accuracy 0.5, examples/s 20,900 (00:')
 
 
 def test_a_file_gets_a_line_a_minute(monkeypatch, caplog):
