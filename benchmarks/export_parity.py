@@ -25,7 +25,7 @@ from flax import traverse_util
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from configs import kd
-from kdjax import exports, net, predict
+from kdjax import exports, log, net, predict
 from kdjax.data import files
 from kdjax.models import hf
 from kdjax.report import markdown
@@ -133,6 +133,7 @@ def classifier(folder: pathlib.Path, family: str, words: list[str], texts: list[
 
 def main(argv) -> None:
   del argv
+  log.setup()
   c = kd.get_config('own')
   columns = files.read(ROWS.value)
   texts = list(itertools.islice(columns[TEXT.value], c.export.rows))
