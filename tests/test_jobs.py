@@ -82,12 +82,17 @@ def test_a_card_says_data_teacher_method_config_numbers_and_how_to_load_it(run):
   front, text = card.data.to_dict(), card.text
   assert front['library_name'] == 'transformers' and front['pipeline_tag'] == 'text-classification'
   assert 'knowledge-distillation' in front['tags'] and 'base_model' not in front  # a folder is none
-  (result,) = card.data.eval_results
-  assert result.metric_type == 'accuracy' and result.dataset_split == 'validation'
+  result, other = card.data.eval_results
+  assert (
+    other.metric_type == 'f1_macro'
+    and result.metric_type == 'accuracy'
+    and result.dataset_split == 'validation'
+  )
   best = json.loads((workdir / 'augpro' / 'result.json').read_text())
   teacher = json.loads((workdir / 'teacher' / 'result.json').read_text())
   assert result.metric_value == best['metrics']['accuracy']
-  assert f'validation: accuracy {result.metric_value:.4f} (seed 0, step {best["best_step"]}' in text
+  scores = f'accuracy {result.metric_value:.4f}, f1_macro {other.metric_value:.4f}'
+  assert f'validation: {scores} (seed 0, step {best["best_step"]} of 4' in text
   assert f'teacher: {c.teacher.init}, accuracy {teacher["metrics"]["accuracy"]:.4f}' in text
   assert '96 training rows' in text and 'method: AugPro (ICLR 2023)' in text
   changed = text.partition('## Config')[2]
