@@ -87,5 +87,5 @@ class Line:
     times = clock(past)
     if self._total and self.n < self._total:
       times += f', {clock(past * (self._total - self.n) / (self.n - self._begin))} left'
-    count = f'{self.n:,}' + f' of {self._total:,}' * bool(self._total)
+    count = f'{self.n:,} of {self._total:,}' if self._total else f'{self.n:,}'
     _log.info(f'{self._title}: {self._unit} {", ".join([count, *said])} ({times})')

@@ -86,6 +86,15 @@ def test_hosts_behind_the_first_and_what_did_nothing_say_nothing(monkeypatch, ca
   line = progress.Line('kd', shown=False)
   assert list(line.each('abc')) == ['a', 'b', 'c'] and line.n == 3
   assert caplog.text == ''
+  assert list(progress.Line('text', unit='document').each('abc')) == ['a', 'b', 'c']
+  assert [r.getMessage() for r in caplog.records] == ['text: document 3 (00:00)']  # of no total
+
+
+def test_a_terminal_shows_what_has_no_end():
+  code = (
+    "from kdjax import progress\nassert list(progress.Line('text', unit='document').each('ab'))"
+  )
+  assert _terminal(code, TERM='xterm')[0] == 'text: 2 documents, 00:00'
 
 
 def test_a_table_has_no_line_beyond_the_terminal_and_loses_nothing():
