@@ -214,4 +214,5 @@ def _train() -> ConfigDict:
   c.keep = 2  # checkpoints to go on from, beside the best
   c.nonfinite = 'stop'  # of a loss or gradient; skip: the step changes nothing, and is counted
   c.tensorboard = True
+  c.wandb = ''  # a project of Weights & Biases, to log there too; pip install 'kdjax[wandb]'
   return c

@@ -15,6 +15,16 @@ from kdjax import evaluate, predict, report
 from kdjax.data import files, labels, sources
 from kdjax.grid import stats
 
+_EPILOG = """written to --out
+  compare.md    agreement, and of each model size, speed and, with --label,
+                accuracy, F1 by class, calibration
+  compare.json  all numbers; differ.csv: the rows that are decided otherwise
+  reliability.png, .svg  accuracy by confidence (with matplotlib)
+
+example
+  python -m kdjax.compare runs/reviews/teacher/model runs/reviews/augpro/model \\
+    --data=reviews.csv --text=review --label=stars
+"""
 _BINS = 15  # of confidence, equally wide
 _ALONE = 20  # rows of which the latency is
 _RESAMPLES = 2000
@@ -144,7 +154,7 @@ def _load(asked) -> dict[str, predict.Classifier]:
   return found
 
 
-def _table(out: dict) -> str:
+def _table(out: dict, draw=report.markdown) -> str:
   head = ['', 'MB', 'rows/s', 'ms a row']
   head += ['accuracy', 'calibration error'] if 'difference' in out else []
   lines = []
@@ -154,12 +164,12 @@ def _table(out: dict) -> str:
     if 'difference' in out:
       line += [f'{own["accuracy"]:.4f}', f'{own["calibration_error"]:.4f}']
     lines.append(line)
-  parts = [report.markdown(head, lines)]
+  parts = [draw(head, lines)]
   if 'difference' in out:
     head = ['F1', *out['models'], 'rows']
     each = [own['classes'] for own in out['models'].values()]
     parts.append(
-      report.markdown(
+      draw(
         head,
         [
           [name, *(f'{own[name]["f1"]:.4f}' for own in each), f'{each[0][name]["rows"]:.0f}']
@@ -216,15 +226,23 @@ def _plot(folder: pathlib.Path, out: dict) -> None:
 
 def main(argv: list[str] | None = None) -> None:
   """The command line; bad input is one line."""
-  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser = argparse.ArgumentParser(
+    prog='python -m kdjax.compare',
+    description=__doc__.partition('\n')[0],
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('a', help="a model's folder or HuggingFace id: the teacher, say")
   parser.add_argument('b', help='another one of the same classes: its student')
   parser.add_argument('--data', required=True, help='csv, tsv, jsonl or parquet')
-  parser.add_argument('--text', default='text', help='column of the text')
+  parser.add_argument('--text', default='text', help='column of the text (text)')
   parser.add_argument('--pair', default='', help='column of the second text')
   parser.add_argument('--label', default='', help='column of the class; rows may lack it')
-  parser.add_argument('--out', default='compared', type=pathlib.Path, help='folder for the results')
-  parser.add_argument('--batch_size', default=64, type=int)
+  parser.add_argument(
+    '--out', default='compared', type=pathlib.Path, help='folder for the results (compared)'
+  )
+  parser.add_argument('--batch_size', default=64, type=int, help='texts computed together (64)')
+  parser.add_argument('--debug', action='store_true', help='a traceback of an error')
   asked = parser.parse_args(argv)
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   try:
@@ -235,7 +253,9 @@ def main(argv: list[str] | None = None) -> None:
     label = None if values is None else labels.classes(values, names, where, True)
     report.writable(asked.out)
   except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
+    if asked.debug:
+      raise
+    sys.exit(f'error: {" ".join(str(error).split())}')
   out, p = compare(models, inputs, label)
   for (name, own), folder in zip(costs(models, inputs).items(), (asked.a, asked.b), strict=True):
     out['models'][name] |= own | dict(bytes=_bytes(folder))
@@ -243,9 +263,9 @@ def main(argv: list[str] | None = None) -> None:
   if 'difference' in out:
     _plot(asked.out, out)
   report.write_json(asked.out / 'compare.json', out | dict(versions=report.versions()))
-  text = _table(out)
-  (asked.out / 'compare.md').write_text(text + '\n', encoding='utf8')
-  print(f'{text}\n{out["differ"]} rows on which they differ: {asked.out}/differ.csv')
+  (asked.out / 'compare.md').write_text(_table(out) + '\n', encoding='utf8')
+  print(_table(out, report.shown))
+  print(f'{out["differ"]} rows on which they differ: {asked.out}/differ.csv')
 
 
 def _bytes(folder: str) -> int:
@@ -254,4 +274,7 @@ def _bytes(folder: str) -> int:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main()
+  except KeyboardInterrupt:
+    sys.exit('stopped')

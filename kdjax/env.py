@@ -361,7 +361,7 @@ def make(
 ) -> Env:
   """The models cut into functions; gold: for what learns from rows with a label alone."""
   nets = [m and net.split(m.module)[0] for m in (student, teacher, generator)]
-  if mismatch:
+  if mismatch and teacher:
     nets[1] = dataclasses.replace(nets[1], view='teacher_')
   if not c.train.dropout:
     nets[0], nets[2] = quiet(nets[0]), nets[2] and quiet(nets[2])

@@ -166,4 +166,4 @@ def _table(found: dict[str, dict]) -> str:
     ]
     for name, row in found.items()
   ]
-  return report.markdown(head, lines)
+  return report.shown(head, lines)

@@ -203,9 +203,11 @@ def read_onnx(folder: pathlib.Path, asked: Inputs) -> Call:
   """The files as one function, of the lengths that there are; on this machine's CPU."""
   import onnxruntime
 
+  options = onnxruntime.SessionOptions()
+  options.log_severity_level = 3  # of shapes that it merges, a line each, in colours
   sessions = {
     length: onnxruntime.InferenceSession(
-      folder / ONNX.format(length), providers=['CPUExecutionProvider']
+      folder / ONNX.format(length), options, providers=['CPUExecutionProvider']
     )
     for length in asked.lengths
   }
@@ -222,6 +224,7 @@ def read_torch(folder: pathlib.Path) -> Call:
   import torch
   import transformers
 
+  transformers.utils.logging.disable_progress_bar()
   model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
 
   def call(given):

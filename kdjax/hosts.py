@@ -109,19 +109,26 @@ def fail(said: str) -> None:
 
 
 @contextlib.contextmanager
-def leaving() -> Iterator[None]:
-  """Around all: one of several hosts that fails in training ends at once.
+def leaving(line: Callable[[Exception], str]) -> Iterator[None]:
+  """Around all: what fails in training ends with its line, or with a traceback where it is ''.
 
-  Its connections end with it, and the others by that, or by jax's heartbeat. Python's own way out
-  would wait for them at jax's last barrier, and they for it in the midst of a step.
+  One of several hosts ends at once. Its connections end with it, and the others by that, or by
+  jax's heartbeat. Python's own way out would wait for them at jax's last barrier, and they for it
+  in the midst of a step.
   """
   try:
     yield
-  except Exception:
-    if several():
+  except Exception as e:
+    said = line(e)
+    if not several():
+      if said:
+        sys.exit(f'error: {said}')
+      raise
+    if said:
+      print(f'error: {said}', file=sys.stderr)
+    else:
       traceback.print_exc()
-      _leave()
-    raise
+    _leave()
 
 
 def _leave() -> None:

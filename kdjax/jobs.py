@@ -45,6 +45,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   fork: runs that were asked something else are set aside, once all is checked, not refused.
   """
   wanted = runs.order(c)
+  log.check(c.train.wandb)
   if not cache:
     report.writable(workdir)
   c, spec = env.settle(c)
@@ -117,8 +118,7 @@ def trained(plan: env.Plan) -> dict[str, list[roles.Model]]:
     report.record(c, plan.workdir)
     if plan.spec.labels:
       report.write_json(plan.workdir / 'labels.json', dict(enumerate(plan.spec.labels)))
-  teacher = _ready(plan, 'teacher', {'teacher': plan.teacher})
-  generator = _ready(plan, 'generator', {})
+  teacher, generator = _ready(plan, 'teacher'), _ready(plan, 'generator')
   if runs.alone(c):
     return {'generator': [generator]}
   models, kind = {'teacher': [teacher]}, 'mlm' if runs.masked(c) else 'classify'
@@ -136,11 +136,11 @@ def _guessed(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   return report.guesses(learned, plan.workdir) if hosts.first() else learned
 
 
-def _ready(plan, name: str, others: dict[str, roles.Model]) -> roles.Model | None:
+def _ready(plan, name: str) -> roles.Model | None:
   """Teacher or generator, trained where that is asked; None where there is none."""
   model = getattr(plan, name)
   if name in runs.order(plan.c):
-    return _run(plan, name, [model], others)[0]
+    return _run(plan, name, [model], {})[0]
   if model:
     # A wrong one, or a teacher with classes in another order, would fail in silence.
     cut, params = placed(plan, name, model)
@@ -211,6 +211,12 @@ def _run(
   )
   if guesses:
     _say(name, seeds.mean([own.metrics for own in found]))
+  told = report.Told(
+    methods.about(runs.block(c, name).name),
+    runs.changed(c, name),
+    [own.metrics for own in found],
+    _teacher_s(plan, name),
+  )
   models, results = [], {}
   for i, (seed, folder) in enumerate(folders.items()):
     result = dict(
@@ -224,7 +230,7 @@ def _run(
       parameters=starts[i].parameters,
     )
     labels = () if guesses else plan.spec.labels
-    card = report.card(plan, name, result, seed)
+    card = report.card(plan, name, result, seed, told)
     # Whole on each host: what is saved, and read by whoever learns from it.
     params = sharding.whole(found[i].params)
     model = starts[i]._replace(module=net.fill(starts[i].module, params))
@@ -243,6 +249,14 @@ def _run(
 def rows_of(plan: env.Plan, name: str) -> batches.Dataset:
   """What a run learns from."""
   return plan.learned(runs.gold(plan.c, name))
+
+
+def _teacher_s(plan, name: str) -> dict[str, float]:
+  """Metrics of the teacher whom a run has learned from, where it was fine-tuned here."""
+  path = plan.workdir / 'teacher' / 'result.json'
+  if name in ('teacher', 'generator') or not (hosts.first() and path.exists()):
+    return {}
+  return report.read_json(path)['metrics']
 
 
 def lengths_of(plan: env.Plan, name: str) -> tuple[int, ...]:
@@ -359,7 +373,7 @@ def layout(plan: env.Plan, name: str) -> str:
   own = begun(plan, name)
   state, frozen, _ = train.shapes(own.method, own.params, own.data, own.c, own.total, own.mesh)
   fits = feed.fitting(own.data, own.c.resident)
-  return sharding.table(train.groups(state, frozen, fits), own.mesh)
+  return sharding.table(train.groups(state, frozen, fits), own.mesh, name)
 
 
 def _say(name: str, scores: dict[str, float]) -> None:

@@ -16,11 +16,15 @@ def of(workdir: pathlib.Path) -> Iterator[None]:
   """Hold the workdir; given up with the process, however it ends.
 
   Raises:
-    ValueError: another process holds it, with its number.
+    ValueError: another process holds it, with its number; or nothing can be written there.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE
-  with open(path, 'a+', encoding='utf8') as file:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = path.open('a+', encoding='utf8')
+  except OSError as e:
+    raise ValueError(f'cannot write to --workdir={workdir}: {e.strerror or e}') from None
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

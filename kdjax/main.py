@@ -3,18 +3,21 @@
 import contextlib
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
 import sys
 import tempfile
+import traceback
 
 from absl import app, flags
 
-from kdjax import allocator, distributed
+from kdjax import allocator, distributed, progress, usage
 
 _HERE = pathlib.Path(__file__).parent
 _ALIKE = ('mode', 'fork', 'seeds')  # flags that all hosts have in common
+_CONFIG = ('--config', '-config')
 MODES = ('train', 'eval', 'predict', 'export', 'dry_run')
 
 
@@ -90,7 +93,7 @@ def train(c, workdir: pathlib.Path, do=None) -> tuple:
 
 @contextlib.contextmanager
 def one_line_errors():
-  """Bad input ends the program with one line, before training; --traceback shows the rest.
+  """Bad input ends the program with one line, before training; --debug shows the rest.
 
   Of several hosts all come out of it, or none: what one of them has found, the others say too.
   """
@@ -99,11 +102,30 @@ def one_line_errors():
   try:
     yield
   except (ValueError, OSError, ImportError) as e:
-    hosts.fail(str(e))
-    if flags.FLAGS.traceback:
+    hosts.fail(_flat(e))
+    if flags.FLAGS.debug:
       raise
-    sys.exit(f'error: {e}')
+    sys.exit(f'error: {_flat(e)}')
   hosts.meet()
+
+
+def line(e: Exception) -> str:
+  """What ends training, in a line; '' where a traceback says more: --debug, or it is not ours."""
+  if flags.FLAGS.debug:
+    return ''
+  if isinstance(e, MemoryError) or 'RESOURCE_EXHAUSTED' in str(e):
+    return (
+      f'out of memory ({_flat(e)[:200]}): set config.train.remat=full, a larger '
+      'config.train.accumulate, a smaller config.train.batch_size or config.data.max_length, or '
+      'split the models by config.mesh.fsdp; --mode=dry_run shows what lies where'
+    )
+  raised = traceback.extract_tb(e.__traceback__)[-1].filename
+  ours = isinstance(e, ValueError) and _HERE in pathlib.Path(raised).parents
+  return _flat(e) if ours or isinstance(e, (FloatingPointError, OSError)) else ''
+
+
+def _flat(e: Exception) -> str:
+  return ' '.join(str(e).split()) or type(e).__name__
 
 
 def start(stoppable: bool = True) -> None:
@@ -112,6 +134,9 @@ def start(stoppable: bool = True) -> None:
   stoppable: SIGTERM and SIGINT do what kdjax.stop says.
   """
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that torch is not there
+  if not progress.terminal():
+    for library in ('HF_HUB', 'HF_DATASETS'):
+      os.environ.setdefault(f'{library}_DISABLE_PROGRESS_BARS', '1')
   import jax
 
   from kdjax import hosts, log, stop
@@ -136,9 +161,9 @@ def _find_in_argv(argv: list[str]) -> list[str]:
   out = []
   for i, arg in enumerate(argv):
     flag, equals, value = arg.partition('=')
-    if flag in ('--config', '-config') and equals:
+    if flag in _CONFIG and equals:
       arg = f'{flag}={_resolved(value)}'
-    elif i and argv[i - 1] in ('--config', '-config'):
+    elif i and argv[i - 1] in _CONFIG:
       arg = _resolved(arg)
     out.append(arg)
   return out
@@ -150,8 +175,8 @@ def _resolved(value: str) -> str:
   return path
 
 
-def run(do=_main) -> None:
-  """Read the flags and do it."""
+def run(do=_main, page=usage.main) -> None:
+  """Read the flags and do it; page: what --help shows, of (the folder of configs, one of them)."""
   allocator.keep_pages()
   from ml_collections import config_flags
 
@@ -161,10 +186,13 @@ def run(do=_main) -> None:
     'fork', False, 'Rename run folders of another config (teacher.1, ...) and begin anew.'
   )
   flags.DEFINE_string('distributed', '', 'Several processes: auto, or host:port,count,id.')
-  flags.DEFINE_bool('traceback', False, 'Show where an error was raised.')
+  debug()
   flags.mark_flags_as_required(['config', 'workdir'])
   try:
     argv = _find_in_argv(sys.argv)
+    if usage.asked(argv):
+      print(page(configs_dir(), _named(argv)))
+      sys.exit()
   except ValueError as e:
     sys.exit(f'error: {e}')
 
@@ -175,7 +203,7 @@ def run(do=_main) -> None:
 
     from kdjax import hosts, runs
 
-    with hosts.leaving():
+    with hosts.leaving(line):
       start()
       if hosts.several():
         jax.devices()  # at once: jax waits two minutes for a host that has no use for them yet
@@ -184,7 +212,26 @@ def run(do=_main) -> None:
           hosts.same(asked | runs.facts(flags.FLAGS.config))
       do(argv)
 
-  app.run(started, argv, flags_parser=parse)
+  go(started, argv)
+
+
+def _named(argv: list[str]) -> str:
+  """The config of a command line; '' where there is none."""
+  said = [part for arg in argv for part in arg.split('=', 1)]
+  return next((b for a, b in itertools.pairwise(said) if a in _CONFIG), '')
+
+
+def debug() -> None:
+  """Define --debug."""
+  flags.DEFINE_bool('debug', False, 'A traceback in the place of the line of an error.')
+
+
+def go(do, argv=None) -> None:
+  """As app.run; Ctrl-C where nothing else hears it is no traceback."""
+  try:
+    app.run(do, argv, flags_parser=parse)
+  except KeyboardInterrupt:
+    sys.exit('\r' * sys.stderr.isatty() + 'stopped')  # over the ^C of the terminal
 
 
 def parse(argv):
@@ -196,7 +243,9 @@ def parse(argv):
     nearest = f'{found[2]!r}: did you mean {found[1]!r}?' if found else e
     sys.exit(f'error: no such config key: {nearest}')
   except (flags.Error, TypeError, ValueError) as e:
-    sys.exit(f'error: {e}')
+    if missing := re.findall('Flag (--.+?) must have a value other than None', str(e)):
+      sys.exit(f'error: {" and ".join(missing)} must be given; --help has examples')
+    sys.exit(f'error: {_flat(e)}')
 
 
 if __name__ == '__main__':

@@ -5,8 +5,11 @@ import json
 import os
 import pathlib
 import platform
+import re
+import shutil
+import sys
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -66,11 +69,16 @@ def table(rows: dict[str, dict], spec, workdir: pathlib.Path) -> str:
     values = [spread([own[s][m] for own in each]) for s in splits for m in spec.metrics]
     speeds = [f'{row["examples_per_second"]:.0f}', f'{faster:.1f}']
     lines.append([name, count(row['parameters']), *values, *speeds])
+  return _written(head, lines, rows, [*rows, 'generator'], workdir)
+
+
+def _written(head, lines, rows: dict[str, dict], names, workdir: pathlib.Path) -> str:
+  """A table in results.md, results.json beside it; and printed, with where the models are."""
   text = markdown(head, lines) + _seeds(rows)
   write_json(workdir / 'results.json', rows)
   (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
-  print(f'\n{text}\n')
-  _where([*rows, 'generator'], workdir)
+  print(f'\n{shown(head, lines)}{_seeds(rows)}\n')
+  _where(names, workdir)
   return text
 
 
@@ -99,11 +107,7 @@ def guesses(results: dict[str, dict], workdir: pathlib.Path) -> dict[str, dict]:
         columns = [[own[moment][k] for own in each] for k in after]
         values = [spread(column, digits=4 if max(column) < 1 else 1) for column in columns]
         lines.append([title, count(size), *values])
-  text = markdown(head, lines) + _seeds(rows)
-  write_json(workdir / 'results.json', rows)
-  (workdir / 'results.md').write_text(text + '\n', encoding='utf8')
-  print(f'\n{text}\n')
-  _where(rows, workdir)
+  _written(head, lines, rows, rows, workdir)
   return rows
 
 
@@ -133,31 +137,130 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
   )  # fmt: skip
 
 
-def card(plan, name: str, result: dict, seed: int) -> str:
-  """A model card: what it was made from, how, and how it scored."""
+def shown(head: list[str], lines: list[list[str]]) -> str:
+  """As `markdown` where it is piped or kept; on a terminal, a table of its width."""
+  if not sys.stdout.isatty():
+    return markdown(head, lines)
+  return '\n\n'.join(_blocks(head, lines, shutil.get_terminal_size().columns))
+
+
+def _blocks(head: list[str], lines: list[list[str]], columns: int) -> list[str]:
+  """A word of a column's name a line; as many tables as it takes, each with the first column."""
+  each = [(name.split(' ') or [''], values) for name, *values in zip(head, *lines, strict=True)]
+  widths = [max(map(len, words + values)) for words, values in each]
+  out, taken, size = [], [0], widths[0]
+  for i, width in enumerate(widths[1:], 1):
+    if size + 2 + width > columns and len(taken) > 1:
+      out.append(taken)
+      taken, size = [0], widths[0]
+    taken.append(i)
+    size += 2 + width
+  return [_block([each[i] for i in own], [widths[i] for i in own]) for own in (*out, taken)]
+
+
+def _block(each: list[tuple[list[str], list[str]]], widths: list[int]) -> str:
+  high = max(len(words) for words, _ in each)
+  cells = [[''] * (high - len(words)) + words + ['-' * w] + values
+           for (words, values), w in zip(each, widths, strict=True)]  # fmt: skip
+  return '\n'.join(
+    '  '.join(v.ljust(w) if i == 0 else v.rjust(w)
+              for i, (v, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+    for row in zip(*cells, strict=True)
+  )  # fmt: skip
+
+
+class Told(NamedTuple):
+  """What a card says beyond the plan and the result.
+
+  method: a line of what it does. changed: the fields that are not a config's defaults. seeds: each
+  one's metrics. teacher: the metrics of the teacher that it learned from, where they are known.
+  """
+
+  method: str
+  changed: dict[str, Any]
+  seeds: list[dict[str, float]]
+  teacher: dict[str, float]
+
+
+def card(plan, name: str, result: dict, seed: int, told: Told) -> str:
+  """A model card: data, teacher, method, config, numbers with their seed, how to load it."""
+  import huggingface_hub
+
   c, spec = plan.c, plan.spec
-  scores = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
-  alone, start = name == 'generator', c.generator.init
+  guesses = 'before' in result  # as those of masked language models are
+  kind = 'fill-mask' if guesses else 'image' * spec.images + 'text' * (not spec.images)
+  kind += '' if guesses else '-classification'
+  alone, start = name in ('teacher', 'generator'), c.generator.init
   if start in ('teacher', 'random'):
     start += f' ({c.teacher.init})'
-  guesses = 'before' in result  # as those of masked language models are
-  trained = 'trained as a masked language model' if guesses else 'fine-tuned'
-  how = dict(teacher=trained, generator=trained)
-  images = 'image-classification' if spec.images else 'text-classification'
+  how = 'trained as a masked language model' if guesses else 'fine-tuned'
+  how = how if alone else f'distilled by {name}'
+  title = f'{plan.workdir.name}: {spec.name}, {how}'
+  front = huggingface_hub.ModelCardData(
+    library_name='kdjax' if spec.images else 'transformers',
+    pipeline_tag=kind,
+    tags=['kdjax', *['knowledge-distillation'] * (not alone)],
+    base_model=c.teacher.init if _published(c.teacher.init) else None,
+    model_name=title,
+    eval_results=[
+      huggingface_hub.EvalResult(
+        task_type=kind, dataset_type=spec.name, dataset_name=spec.name,
+        dataset_split=result['split'], metric_type=metric, metric_value=value,
+      )
+      for metric, value in result['metrics'].items()
+    ],
+  )  # fmt: skip
   lines = [
     '---',
-    f'library_name: {"kdjax" if spec.images else "transformers"}',
-    f'pipeline_tag: {"fill-mask" if guesses else images}',
+    front.to_yaml(),
     '---',
-    f'# {plan.workdir.name}: {spec.name}, {how.get(name, f"distilled by {name}")}',
+    f'# {title}',
     '',
     f'- data: {result["rows"]} training rows. {plan.text.origin}',
-    f'- start: {start}' if alone else f'- teacher: {c.teacher.init}',
+    f'- start: {start if name == "generator" else c.teacher.init}' if alone
+    else f'- teacher: {c.teacher.init}' + f', {_scores(told.teacher)}' * bool(told.teacher),
+    f'- method: {told.method}',
     f'- parameters: {result["parameters"]:,}',
-    f'- {result["split"]}: {scores} (seed {seed}, step {result["best_step"]} of '
-    f'{result["steps"]}, chosen on this split)',
-    *([] if guesses else [f'- classes: {", ".join(spec.labels) or "one score"}']),
-    '',
-    f'Made by kdjax {importlib.metadata.version("kdjax")}.',
-  ]
-  return '\n'.join(lines) + '\n'
+    f'- {result["split"]}: {_scores(result["metrics"])} (seed {seed}, step {result["best_step"]} '
+    f'of {result["steps"]}, chosen on this split)',
+  ]  # fmt: skip
+  if len(told.seeds) > 1:
+    spreads = {k: spread([own[k] for own in told.seeds]) for k in told.seeds[0]}
+    said = ', '.join(f'{k} {v}' for k, v in spreads.items())
+    lines.append(f'- {result["split"]} of {len(told.seeds)} seeds of one teacher: {said}')
+  if not guesses:
+    lines.append(f'- classes: {", ".join(spec.labels) or "one score"}')
+  lines += ['', '## How to load it', '', '```python', *_loading(kind), '```', '', '## Config', '']
+  lines += [f'- `{k}`: `{v!r}`' for k, v in told.changed.items()]
+  lines += ['', 'Those are the fields that differ from the defaults.'] if told.changed else [
+    'All fields have their defaults.'
+  ]  # fmt: skip
+  packages = ', '.join(f'{k} {v}' for k, v in versions().items())
+  return '\n'.join([*lines, '', f'Made with {packages}.']) + '\n'
+
+
+def _scores(metrics: dict[str, float]) -> str:
+  return ', '.join(f'{k} {v:.4f}' for k, v in metrics.items())
+
+
+def _published(init: str) -> bool:
+  """Whether it is an id of the hub, which a card may link to."""
+  return re.fullmatch(r'[\w.-]+/[\w.-]+', init) is not None and not pathlib.Path(init).exists()
+
+
+def _loading(kind: str) -> list[str]:
+  """Lines of Python; FOLDER is where the card is."""
+  ours = ['import kdjax', '', "clf = kdjax.load('FOLDER')"]
+  if kind == 'image-classification':
+    return [
+      *ours,
+      'clf(pixels)  # uint8 [n, height, width, channels] -> probabilities [n, classes]',
+    ]
+  theirs = 'AutoModelForMaskedLM' if kind == 'fill-mask' else 'AutoModelForSequenceClassification'
+  lines = [
+    'import transformers', '', f"model = transformers.{theirs}.from_pretrained('FOLDER')",
+    "tokenizer = transformers.AutoTokenizer.from_pretrained('FOLDER')",
+  ]  # fmt: skip
+  if kind == 'fill-mask':
+    return lines
+  return [*ours, "clf(['a text'])  # probabilities, in the order of clf.labels", '', *lines]

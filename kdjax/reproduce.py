@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from kdjax import main
+from kdjax import main, usage
 
 
 def _run(argv) -> None:
@@ -70,7 +70,8 @@ def _report(c, todo, workdir: pathlib.Path) -> None:
     'report.html': page.page(grid, found, figures, said),
   }.items():
     (workdir / name).write_text(text, encoding='utf8')
-  print('\n\n'.join(['', *map(tables.markdown, found), *said]))
+  shown = [tables.markdown(table, report.shown) for table in found]
+  print('\n\n'.join(['', *shown, *said]))
   print(f'\n{workdir}/report.html, grid.json, results.md, results.csv, results.tex')
 
 
@@ -93,4 +94,4 @@ if __name__ == '__main__':
     'seeds', None, 'Seeds with a teacher each (3); where config.seeds is 1.', lower_bound=1
   )
   flags.DEFINE_integer('resamples', 2000, 'Of each bootstrap interval.', lower_bound=0)
-  main.run(_run)
+  main.run(_run, usage.reproduce)

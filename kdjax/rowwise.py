@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
-from kdjax import hosts, log, quote, report
+from kdjax import hosts, log, progress, quote, report
 from kdjax.data import blocks, files, sources
 
 PART = 2048  # rows computed between two saves: what a kill can cost
@@ -121,14 +120,8 @@ def predict(clf, rows: Rows, out: pathlib.Path, prefix: str = '', said: Any = No
 
 def _fill(clf, rows: Rows, form: blocks.Writer, parts, done: int, added, out) -> None:
   """The parts that are not there yet, and the file that all of them make."""
-  with tqdm.tqdm(
-    total=rows.n,
-    initial=min(done * PART, rows.n),
-    desc=out.name,
-    unit='row',
-    dynamic_ncols=True,
-    disable=not hosts.first(),
-  ) as bar:
+  begun = min(done * PART, rows.n)
+  with progress.Line(out.name, rows.n, begun, 'row', shown=hosts.first()) as line:
     for number, (columns, first, second) in enumerate(rows.read()):
       if number < done:
         continue
@@ -139,7 +132,7 @@ def _fill(clf, rows: Rows, form: blocks.Writer, parts, done: int, added, out) ->
           parts / f'{number:06}',
           lambda p, c=columns | said_of, n=number: form.part(c, p, n * PART + 1),
         )
-      bar.update(len(first))
+      line.update(len(first))
   if hosts.first():
     each = [parts / f'{k:06}' for k in range(-(-rows.n // PART))]
     _aside(out, lambda p: form.join(each, p))

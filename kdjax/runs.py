@@ -3,6 +3,7 @@
 A run is a folder of the workdir: teacher, generator, and each method by its name.
 """
 
+import importlib
 import itertools
 import json
 import pathlib
@@ -12,7 +13,7 @@ from kdjax import report
 
 # Fields that do not change what a run computes: a finished run stands whatever they are.
 _FREE = ('name', 'compare', 'baselines', 'eval', 'export', 'mesh')
-_FREE_TRAIN = ('keep', 'log_every', 'remat', 'resident', 'tensorboard')
+_FREE_TRAIN = ('keep', 'log_every', 'remat', 'resident', 'tensorboard', 'wandb')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
 _LENGTHS = 'lengths'  # of its batches: in run.json beside what it was asked
 _BESIDE = ('teacher', 'generator')  # runs of the models beside the student
@@ -134,6 +135,18 @@ def asked(c, name: str) -> dict[str, Any]:
   if masked(c) and name not in _BESIDE and c.teacher.finetune:
     tree['mlm'] = block(c, 'mlm').to_dict()  # how its teacher learned
   return json.loads(json.dumps(flat(tree)))  # tuples become lists, as they do on disk
+
+
+def changed(c, name: str) -> dict[str, Any]:
+  """Of what a run is asked, the fields that its method and task do not have by default."""
+  try:
+    common = importlib.import_module('configs.common')
+  except ImportError:  # the config was made elsewhere
+    return asked(c, name)
+  wanted = next((n for n in (name, c.name, c.method.name) if n in c.baselines), 'kd')
+  known = wanted in common.config(c.task.name, 'kd').baselines
+  plain = asked(common.config(c.task.name, wanted if known else 'kd'), name)
+  return {k: v for k, v in asked(c, name).items() if plain.get(k, ...) != v}
 
 
 def facts(c) -> dict[str, Any]:

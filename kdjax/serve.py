@@ -6,9 +6,9 @@ import signal
 import socket
 import sys
 
-from absl import app, flags
+from absl import flags
 
-from kdjax import allocator, batching, main
+from kdjax import allocator, batching, main, usage
 
 REMEDY = "kdjax.serve needs fastapi and uvicorn: pip install 'kdjax[serve]'"
 
@@ -142,8 +142,11 @@ def run() -> None:
   flags.DEFINE_integer('queue', 1024, 'Texts that may wait; 503 beyond.', 1)
   flags.DEFINE_float('grace', 10.0, 'Seconds to answer what waits, when told to stop.', 0)
   flags.DEFINE_bool('access_log', False, 'A line for each request.')
-  flags.DEFINE_bool('traceback', False, 'Show where an error was raised.')
-  app.run(_main, flags_parser=main.parse)
+  main.debug()
+  if usage.asked(sys.argv):
+    print(usage.serve())
+    sys.exit()
+  main.go(_main)
 
 
 if __name__ == '__main__':

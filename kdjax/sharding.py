@@ -160,8 +160,11 @@ def _name(path) -> str:
   return '/'.join(str(next(getattr(key, f) for f in fields if hasattr(key, f))) for key in path)
 
 
-def table(groups: dict[str, Any], mesh: Mesh) -> str:
-  """Where everything lies, for a reader: by group and rule, the bytes in all and on one device."""
+def table(groups: dict[str, Any], mesh: Mesh, learner: str = 'student') -> str:
+  """Where everything lies, for a reader: by group and rule, the bytes in all and on one device.
+
+  learner: the run; where it is a role, it is what the run's 'student' is called here.
+  """
   lines, odd, total = [('', 'split over', 'arrays', 'bytes', 'on a device')], [], [0, 0]
   for group, tree in groups.items():
     found = {}
@@ -174,6 +177,8 @@ def table(groups: dict[str, Any], mesh: Mesh) -> str:
       for i, n in enumerate((1, size, part * leaf.dtype.itemsize)):
         row[i] += n
       odd += [f'{name} {list(leaf.shape)}'] * left
+    if learner in ROLES:
+      group = group.replace('student', learner)
     for spec, (n, size, part) in sorted(found.items(), key=lambda row: -row[1][1]):
       total = [total[0] + size, total[1] + part]
       lines.append((group, _shown(spec), str(n), _bytes(size), _bytes(part)))

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
-from kdjax import log
+from kdjax import log, progress
 
 CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
 GRACE = 25.0  # seconds
@@ -116,8 +116,11 @@ def _heard(number: int, frame) -> None:
   if _told.is_set():
     return  # `_watch` decides what a second one is
   _told.set()
+  # The terminal's ^C is wiped away.
+  over = '\r\x1b[K' * (number == signal.SIGINT and progress.terminal())
   log.logger.warning(
-    '%s: stopping; the same command goes on. Once more stops at once.', signal.Signals(number).name
+    f'{over}{signal.Signals(number).name}: stopping; the same command goes on. '
+    'Once more stops at once.'
   )
   if _tell:  # the rest follows from `agreed`
     _tell(signal.SIGTERM)

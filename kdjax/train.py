@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
-from kdjax import checkpoint, feed, guard, hosts, log, optim, seeds, sharding, stop
+from kdjax import checkpoint, feed, guard, hosts, log, optim, progress, seeds, sharding, stop
 from kdjax.data import batches
 from kdjax.methods import base
 
@@ -269,7 +268,7 @@ def fit(
   )
   game = start(method, params, data, c, total, mesh)
   state, fits = game.state, feed.fitting(data, c.resident)
-  log.logger.info(sharding.table(groups(state, game.frozen, fits), mesh))
+  log.logger.info(sharding.table(groups(state, game.frozen, fits), mesh, title))
   here = feed.place(data, mesh) if fits else None
   last = checkpoint.Store(workdir / 'checkpoints' / 'last', c.keep)
   # Two: a run that is killed between its two saves goes on from the best before the newest.
@@ -298,15 +297,8 @@ def fit(
   clock, shown = log.Clock(), {}
   with (
     stop.hold(),
-    contextlib.closing(_writer(workdir, numbers, begin, scored, c.tensorboard)) as writer,
-    tqdm.tqdm(
-      total=total,
-      initial=begin,
-      desc=title,
-      unit='step',
-      dynamic_ncols=True,
-      disable=not hosts.first(),
-    ) as bar,
+    contextlib.closing(_writer(workdir, numbers, begin, scored, c.tensorboard, c.wandb)) as writer,
+    progress.Line(title, total, begin, shown=hosts.first()) as line,
   ):
 
     def meta() -> dict[str, Any]:
@@ -375,10 +367,10 @@ def fit(
           keep(done, state, wait=True)
         with stop.saving():
           last.close()
+        line.update(steps, **shown)
         log.logger.info(f'{title}: stopped at step {done}, saved in {workdir}')
         raise stop.Stopped
-      bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()}, refresh=False)
-      bar.update(steps)
+      line.update(steps, **shown)
     student, told = best.restore(state.params['student'])
     with stop.saving():
       last.close()

@@ -10,15 +10,22 @@ from kdjax.models import encoders, families, hf
 from tests import toy
 
 FAMILIES = {
+  'Albert': dict(embedding_size=12),
   'ModernBert': dict(local_attention=4, global_attn_every_n_layers=2),
   'DebertaV2': dict(
     relative_attention=True, position_buckets=8, norm_rel_ebd='layer_norm', share_att_key=True,
     pos_att_type='p2c|c2p', position_biased_input=False,
   ),
 }  # fmt: skip
+SMALL = {
+  'Albert': ('embeddings/position/table', 'embeddings/type/table'),
+  'DebertaV2': ('relative/table',),
+}
 
 
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize(
+  'kind', [pytest.param(n, marks=pytest.mark.slow if n == 'Albert' else ()) for n in FAMILIES]
+)
 def test_a_teacher_is_fine_tuned_cut_distilled_and_read_by_torch(rng, tmp_path, kind):
   torch = pytest.importorskip('torch')
   import transformers
@@ -27,7 +34,8 @@ def test_a_teacher_is_fine_tuned_cut_distilled_and_read_by_torch(rng, tmp_path, 
   changes = {'teacher.init': str(tmp_path / 'other'), 'student.pick': '1', 'compare': 'kd'}
   c = toy.config('kd', tmp_path, rng, **changes, **{'mesh.data': 1})
   rows = jobs.run(jobs.prepare(c, tmp_path / 'work'))
-  assert rows['kd']['parameters'] < rows['teacher']['parameters']
+  fewer = rows['teacher']['parameters'] - rows['kd']['parameters']
+  assert fewer == 0 if kind == 'Albert' else fewer > 0  # one block, used less often
   texts = ['good film', 'the plot was bad and dull and it is weak', 'rich']
   for name in ('teacher', 'kd'):
     folder = tmp_path / 'work' / name / 'model'
@@ -63,8 +71,8 @@ def test_every_large_matrix_is_split(tmp_path, head):
       for (path, leaf), where in zip(leaves, jax.tree.leaves(at), strict=True)
       if leaf.ndim > 1 and not where.spec
     }
-    assert whole == ({'relative/table'} if kind == 'DebertaV2' else set())
-    layer = at['teacher']['layers']['1']
+    assert whole == set(SMALL.get(kind, ()))
+    *_, layer = at['teacher']['layers'].values()
     names = ('query', 'gate') if kind == 'ModernBert' else ('query', 'up')
     inner = [layer[name]['kernel'].spec for name in names]
     if kind == 'DebertaV2':

@@ -151,7 +151,7 @@ def test_one_run_s_generator_is_another_s_start(alone, rng, tmp_path, caplog):
   plan = jobs.prepare(_config(tmp_path, rng, **changes), tmp_path / 'work')
   assert runs.order(plan.c) == ['teacher', 'mate_kd']
   with caplog.at_level('INFO', 'kdjax'):
-    got = jobs._ready(plan, 'generator', {})  # not trained, but scored: noise would be seen
+    got = jobs._ready(plan, 'generator')  # not trained, but scored: noise would be seen
   want, got = net.split(hf.load(where, head='mlm')[0])[1], net.split(got.module)[1]
   assert jax.tree.all(jax.tree.map(np.array_equal, got, want))
   assert 'generator: top1' in caplog.text

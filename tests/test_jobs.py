@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, exports, jobs, net
+from kdjax import dry, env, exports, jobs, net, report
 from kdjax.models import hf
 from tests import tiny, toy
 
@@ -72,6 +72,45 @@ def test_transformers_reads_the_student_and_agrees(run):
     want = model(**tokenizer(texts, padding=True, return_tensors='pt')).logits.softmax(-1).numpy()
   np.testing.assert_allclose(kdjax.load(folder, max_length=12)(texts), want, atol=1e-5)
   assert model.config.id2label == {0: 'neg', 1: 'pos'}
+
+
+def test_a_card_says_data_teacher_method_config_numbers_and_how_to_load_it(run):
+  from huggingface_hub import ModelCard
+
+  c, workdir, _ = run
+  card = ModelCard.load(workdir / 'augpro' / 'model' / 'README.md')
+  front, text = card.data.to_dict(), card.text
+  assert front['library_name'] == 'transformers' and front['pipeline_tag'] == 'text-classification'
+  assert 'knowledge-distillation' in front['tags'] and 'base_model' not in front  # a folder is none
+  result, other = card.data.eval_results
+  assert (
+    other.metric_type == 'f1_macro'
+    and result.metric_type == 'accuracy'
+    and result.dataset_split == 'validation'
+  )
+  best = json.loads((workdir / 'augpro' / 'result.json').read_text())
+  teacher = json.loads((workdir / 'teacher' / 'result.json').read_text())
+  assert result.metric_value == best['metrics']['accuracy']
+  scores = f'accuracy {result.metric_value:.4f}, f1_macro {other.metric_value:.4f}'
+  assert f'validation: {scores} (seed 0, step {best["best_step"]} of 4' in text
+  assert f'teacher: {c.teacher.init}, accuracy {teacher["metrics"]["accuracy"]:.4f}' in text
+  assert '96 training rows' in text and 'method: AugPro (ICLR 2023)' in text
+  changed = text.partition('## Config')[2]
+  assert '`train.batch_size`: `16`' in changed and '`student.layers`: `1`' in changed
+  assert 'train.rate' not in changed and 'method.' not in changed and 'seed`' not in changed
+  code = text.partition('```python')[2].partition('```')[0]
+  assert "clf = kdjax.load('FOLDER')" in code and 'AutoModelForSequenceClassification' in code
+  own = code.partition('import transformers')[0].replace(
+    'FOLDER', str(workdir / 'augpro' / 'model')
+  )
+  exec(own)  # as it stands
+  teacher = ModelCard.load(workdir / 'teacher' / 'model' / 'README.md')
+  assert 'distillation' not in teacher.content.partition('# ')[0] and 'fine-tuned' in teacher.text
+
+
+def test_a_card_links_to_published_teachers_alone(tmp_path):
+  assert report._published('google-bert/bert-base-uncased')
+  assert not any(map(report._published, ('minilm', 'teacher', str(tmp_path), '../a/b')))
 
 
 def test_nothing_finished_is_done_again(run, monkeypatch):
@@ -234,7 +273,7 @@ def test_a_run_on_a_split_mesh_trains_scores_and_predicts(rng, tmp_path, capsys,
   said = capsys.readouterr().out
   table = 'devices: data 1 x fsdp 2 x tensor 2 = 4 x cpu'
   assert f'teacher, {table}' in said and f'kd, {table}' in said
-  assert '  optimizer of student  [fsdp, tensor] ' in said.split('kd, devices')[0]
+  assert '  optimizer of teacher  [fsdp, tensor] ' in said.split('kd, devices')[0]
   assert '  optimizer of student  nothing: whole ' in said.split('kd, devices')[1]
   caplog.set_level('INFO', 'kdjax')
   rows = jobs.run(plan)

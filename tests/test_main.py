@@ -50,6 +50,8 @@ def test_a_config_is_found_from_anywhere(tmp_path, monkeypatch):
     (['--config=configs/kd.py:sst2', '--workdir=w', '--config.data.dir=nowhere'], 'nowhere'),
     (['--config=configs/kd.py', '--workdir=w', '--distributed=all'], "is 'auto' (TPU pod"),
     (['--config=configs/mate_kd.py:digits', '--workdir=w'], 'method mate_kd is for text'),
+    ([], '--config and --workdir must be given; --help has examples'),
+    (['--config=configs/kd.py:digits', '--workdir=/proc/no'], 'cannot write to --workdir=/proc/no'),
   ],
 )
 def test_bad_input_ends_with_one_clear_line(tmp_path, arguments, said):
@@ -58,6 +60,76 @@ def test_bad_input_ends_with_one_clear_line(tmp_path, arguments, said):
   last = done.stderr.strip().splitlines()[-1]
   assert said in last, done.stderr
   assert 'Traceback' not in done.stderr
+
+
+def test_debug_shows_where_an_error_was_raised(tmp_path):
+  arguments = ('--config=configs/kd.py', '--workdir=w', '--config.data.train=no.csv')
+  done = _kdjax(*arguments, '--debug', cwd=tmp_path)
+  assert done.returncode != 0 and 'Traceback' in done.stderr and 'no.csv' in done.stderr
+
+
+def test_what_ends_training_is_a_line_unless_nobody_foresaw_it(monkeypatch):
+  monkeypatch.setattr(main.flags, 'FLAGS', types.SimpleNamespace(debug=False))
+
+  def said(function, *args):
+    try:
+      function(*args)
+    except Exception as e:
+      return main.line(e)
+
+  def fails(error):
+    raise error
+
+  assert 'no config file' in said(main.find_config, 'configs/nope.py')  # raised in kdjax
+  assert said(fails, ValueError('of a library')) == said(fails, TypeError('x')) == ''
+  assert said(fails, FloatingPointError('a\n b')) == 'a b'
+  assert 'No space left' in said(fails, OSError(28, 'No space left on device'))
+  assert 'config.train.remat=full' in said(fails, RuntimeError('RESOURCE_EXHAUSTED: 9 GB'))
+  main.flags.FLAGS.debug = True
+  assert said(main.find_config, 'configs/nope.py') == ''
+
+
+def test_help_teaches_in_a_terminal_and_names_every_config():
+  done = _kdjax('--help')
+  assert done.returncode == 0 and done.stderr == ''
+  for mode in main.MODES:
+    assert f'\n  {mode} ' in done.stdout
+  for file in (ROOT / 'configs').glob('[!_]*.py'):
+    assert (f'configs/{file.name} ' in done.stdout) == (file.stem not in ('common', 'grid'))
+  for name in ('--workdir', '--fork', '--debug', '--helpfull', 'sst2', 'cifar10'):
+    assert f'{name} ' in done.stdout.replace(',', ' ')
+  assert done.stdout.count('python -m kdjax.main --config') == 4  # the form, and three examples
+  assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize('named', [['--config=configs/augpro.py:sst2'], ['--config', 'augpro.py']])
+def test_help_with_a_config_shows_all_of_its_fields(named):
+  from configs import augpro
+  from kdjax import runs
+
+  done = _kdjax(*named, '-h')
+  assert done.returncode == 0 and done.stdout.startswith('AugPro: KD, and the teacher')
+  c = augpro.get_config('sst2' if 'sst2' in named[0] else '').to_dict()
+  baselines, text = c.pop('baselines'), ' '.join(done.stdout.split())
+  for field, value in runs.flat(c).items():
+    assert f' {field.rpartition(".")[2]}=' in text.replace('={', '= {'), field
+    if isinstance(value, (int, float)):
+      assert f'{field.rpartition(".")[2]}={value}' in text, field
+  assert all(name in text for name in baselines)
+
+
+@pytest.mark.parametrize(
+  'module, said',
+  [
+    ('kdjax.reproduce', ('--seeds', '--resamples', 'glue_low', '--workdir')),
+    ('kdjax.serve', ('--port', '--max_inputs', '/predict', '(8000)')),
+    ('kdjax.compare', ('--data', '--label', 'compare.json', 'example')),
+  ],
+)
+def test_every_command_has_help(module, said):
+  done = _kdjax('--help', module=module)
+  assert done.returncode == 0 and done.stderr == ''
+  assert all(word in done.stdout for word in said), done.stdout
 
 
 def test_a_workdir_of_another_config_is_refused_and_taken_with_fork(tmp_path):

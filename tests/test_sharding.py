@@ -134,3 +134,11 @@ def test_what_each_seed_has_of_its_own_is_split_over_seeds_first_and_counted_so(
 def test_where_there_is_no_mesh_nothing_is_constrained():
   x = np.ones((3, 2))
   assert sharding.constrain(x, 'data') is x
+
+
+def test_a_table_calls_what_learns_by_its_role():
+  groups = {'student': TREE['teacher'], 'optimizer of student': TREE['teacher']}
+  for learner, want in (('teacher', 'teacher'), ('kd', 'student')):
+    text = sharding.table(groups, sharding.make_mesh(2), learner)
+    assert f'\n  {want}  ' in text and f'\n  optimizer of {want}  ' in text
+    assert ('student' in text) == (want == 'student')

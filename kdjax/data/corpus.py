@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
-from kdjax import quote
+from kdjax import progress, quote
 from kdjax.data import mapped, streams
 from kdjax.data import table as tables
 from kdjax.data import tokens as ids
@@ -157,7 +156,8 @@ def _make(path: pathlib.Path, c, tokenizer, also, hold_out: bool, pair: str) -> 
       writer.add(index=index, **{name: getattr(rows, name) for name in names})
 
     found = streams.documents(c.unlabelled, c.text, pair)
-    texts = tqdm.tqdm(found, 'unlabelled text', unit=' documents')
+    line = progress.Line('unlabelled text', unit='document')
+    texts = line.each(found)
     trained = part(texts, c.validation_fraction, c.validation_rows, c.seed, held)
     for rows in _rows(_blocks(trained if hold_out else texts), c, tokenizer):
       add(rows)
@@ -167,7 +167,7 @@ def _make(path: pathlib.Path, c, tokenizer, also, hold_out: bool, pair: str) -> 
     if also:
       add(ids.tokenise(also, tokenizer, c.max_length, path.parent))
     kind = 'windows' if c.pack else 'rows'
-    origin = f'{texts.n:,} documents of {c.unlabelled} in {kind} of {c.max_length} tokens'
+    origin = f'{line.n:,} documents of {c.unlabelled} in {kind} of {c.max_length} tokens'
     origin += f', {len(held):,} held out' * hold_out
     origin += f', and {len(also.first):,} rows of the task' if also else ''
     writer.note = dict(held=held if hold_out else None, origin=f'{origin}: {writer.rows:,} rows.')

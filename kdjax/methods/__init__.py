@@ -21,3 +21,9 @@ def get(name: str) -> Callable:
   if name not in names():
     raise ValueError(f'method {name!r} is none of {", ".join(names())}')
   return importlib.import_module(f'kdjax.methods.{name}').make
+
+
+def about(name: str) -> str:
+  """The first line of what the method says of itself."""
+  get(name)
+  return (importlib.import_module(f'kdjax.methods.{name}').__doc__ or name).partition('\n')[0]

@@ -1,7 +1,7 @@
 """One encoder for BERT, RoBERTa, DistilBERT and ELECTRA (Devlin et al. 2018, arXiv:1810.04805).
 
-The families differ by the fields of families.Spec. modernbert.py and deberta.py build theirs from
-the same parts, to the same interface. Modules hold nnx.Param and nothing else:
+The families differ by the fields of families.Spec. albert.py, modernbert.py and deberta.py build
+theirs from the same parts, to the same interface. Modules hold nnx.Param and nothing else:
 dropout keys are arguments, tied weights are one attribute used twice, hidden states are returned.
 
 Shapes: B batch, L length, V vocabulary, E embedding width, D width, H heads, K head width,
@@ -186,7 +186,8 @@ class Layer(nnx.Module):
     a_BLD = drop(self.mix(a_BLD, dtype), spec.mix_dropout, k_mix)
     x_BLD = self.mix_norm(a_BLD + x_BLD, spec.eps, dtype)
     y_BLD = self.down(activation(spec.activation)(self.up(x_BLD, dtype)), dtype)
-    return self.norm(drop(y_BLD, spec.dropout, k_ffn) + x_BLD, spec.eps, dtype)
+    rate = spec.dropout if spec.ffn_dropout is None else spec.ffn_dropout
+    return self.norm(drop(y_BLD, rate, k_ffn) + x_BLD, spec.eps, dtype)
 
   def attend(self, q_BLHK, k_BLHK, v_BLHK, mask: Array, key: Array | None, common: Any) -> Array:
     """Queries, keys and values -> [B, L, H, K]."""
@@ -306,9 +307,18 @@ class Encoder(nnx.Module):
     activation(spec.activation), activation(spec.head_activation)  # fail now, not in a trace
     self.spec = spec
     self.embeddings = Embeddings(spec, k_embeddings)
-    keys = jax.random.split(k_layers, spec.layers)
+    keys = jax.random.split(k_layers, spec.layers)[: self.blocks(spec)]
     self.layers = nnx.Dict({str(l): self.make_layer(spec, l, k) for l, k in enumerate(keys)})
     self.head = self.make_head(spec, k_head)
+
+  @staticmethod
+  def blocks(spec: families.Spec) -> int:
+    """How many blocks there are: one a layer."""
+    return spec.layers
+
+  def block(self, l: int) -> nnx.Module:
+    """The block of layer l."""
+    return self.layers[str(l)]
 
   @staticmethod
   def make_layer(spec: families.Spec, l: int, key: Array) -> nnx.Module:
@@ -356,7 +366,7 @@ class Encoder(nnx.Module):
     x_BLD = self.embeddings(e_BLE, mask, segments, k_embeddings)
     hidden, common = [x_BLD], self.common(e_BLE.shape[1])
     for l, k_layer in enumerate(k_layers):
-      block = rematerialised(self.layers[str(l)], self.spec.remat)
+      block = rematerialised(self.block(l), self.spec.remat)
       hidden.append(block(hidden[-1], mask, k_layer, common))
     hidden[-1] = self.finish(hidden[-1])
     if self.spec.head == 'mlm':

@@ -3,9 +3,13 @@
 import jax
 from flax import nnx
 
-from kdjax.models import bert, deberta, families, modernbert
+from kdjax.models import albert, bert, deberta, families, modernbert
 
-OTHERS = {'modernbert': modernbert.Encoder, 'deberta-v2': deberta.Encoder}
+OTHERS = {
+  'albert': albert.Encoder,
+  'modernbert': modernbert.Encoder,
+  'deberta-v2': deberta.Encoder,
+}
 
 
 def kind(spec: families.Spec) -> type[bert.Encoder]:

@@ -1,8 +1,8 @@
 """What an encoder is built from, read from a config; what differs between families is data.
 
-Sources: the papers (arXiv:1810.04805, 1907.11692, 1910.01108, 2003.10555, 2111.09543, 2412.13663)
-and the behaviour of transformers' PyTorch models, against which tests/models/ holds every hidden
-state.
+Sources: the papers (arXiv:1810.04805, 1907.11692, 1909.11942, 1910.01108, 2003.10555, 2111.09543,
+2412.13663) and the behaviour of transformers' PyTorch models, against which tests/models/ holds
+every hidden state.
 """
 
 import dataclasses
@@ -50,9 +50,10 @@ class Spec:
     the longest sequence).
   types: rows of the token-type table; 0 where the family has none.
   eps: of every layer norm.
-  dropout: rate after the embeddings and after the feed-forward block; attention_dropout: of the
-    attention probabilities; mix_dropout: after the attention's output projection; head_dropout:
-    before the last projection of the classifier; head_input_dropout: of the classifier's input.
+  dropout: rate after the embeddings, and where ffn_dropout is None after the feed-forward block;
+    attention_dropout: of the attention probabilities; mix_dropout: after the attention's output
+    projection; head_dropout: before the last projection of the classifier; head_input_dropout: of
+    the classifier's input.
   position_offset: None: positions are 0, 1, ...; p: they count the real tokens from p + 1, and
     padding sits at p (RoBERTa, whose p is the id of the padding token).
   absolute: word embeddings get those positions added.
@@ -86,6 +87,7 @@ class Spec:
   pad_id: int
   position_offset: int | None
   initializer_range: float
+  ffn_dropout: float | None = None
   head: str = 'classify'
   dtype: str = 'float32'
   attention: str = 'einsum'

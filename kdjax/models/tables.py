@@ -1,4 +1,4 @@
-"""The tables of BERT, RoBERTa, XLM-R, DistilBERT and ELECTRA: names of sizes and of weights.
+"""The tables of BERT, RoBERTa, XLM-R, DistilBERT, ELECTRA, ALBERT: names of sizes and of weights.
 
 Those of later families, which have fields of their own, are in files of their own.
 """
@@ -6,6 +6,8 @@ Those of later families, which have fields of their own, are in files of their o
 import dataclasses
 from collections.abc import Callable
 from typing import Any
+
+from kdjax.models import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +189,54 @@ _ELECTRA = Family(
   head_drops_input=True,
 )
 
+
+def _albert(config: Any, head: str) -> dict[str, Any]:
+  """Fields of Spec; ValueError where the config asks for what is not here."""
+  for name in ('num_hidden_groups', 'inner_group_num'):
+    checks.one_of(name, getattr(config, name), (1,))
+  if config.embedding_size == config.hidden_size:
+    raise ValueError(
+      f'embedding_size is {config.embedding_size}, and so is hidden_size; the one is projected to '
+      'the other, and they must differ'
+    )
+  return dict(ffn_dropout=0.0)
+
+
+_BLOCK = 'encoder.albert_layer_groups.*.albert_layers.0.'
+_ALBERT = Family(
+  prefix='albert',
+  classes=dict(classify='AlbertForSequenceClassification', mlm='AlbertForMaskedLM'),
+  sizes=SIZES | dict(embed_width='embedding_size', head_dropout='classifier_dropout_prob'),
+  names=EMBEDDINGS
+  | {
+    'embeddings/project': 'encoder.embedding_hidden_mapping_in',
+    'layers/*/query': _BLOCK + 'attention.query',
+    'layers/*/key': _BLOCK + 'attention.key',
+    'layers/*/value': _BLOCK + 'attention.value',
+    'layers/*/mix': _BLOCK + 'attention.dense',
+    'layers/*/mix_norm': _BLOCK + 'attention.LayerNorm',
+    'layers/*/up': _BLOCK + 'ffn',
+    'layers/*/down': _BLOCK + 'ffn_output',
+    'layers/*/norm': _BLOCK + 'full_layer_layer_norm',
+  },
+  heads=dict(
+    classify={'head/dense': 'albert.pooler', 'head/out': 'classifier'},
+    mlm={
+      'head/dense': 'predictions.dense',
+      'head/norm': 'predictions.LayerNorm',
+      'head/out': 'predictions',
+    },
+  ),
+  extras=dict(
+    classify=(*BUFFERS, *_QA, 'predictions.', 'sop_classifier.'),
+    mlm=(*BUFFERS, *_QA, 'predictions.decoder.', 'sop_classifier.', 'pooler.', 'classifier.'),
+  ),
+  head_activation='tanh',
+  mlm_activation=None,
+  head_drops_input=False,
+  more=_albert,
+)
+
 BERT_LIKE: dict[str, Family] = {
   'bert': _BERT,
   'roberta': _ROBERTA,
@@ -196,4 +246,5 @@ BERT_LIKE: dict[str, Family] = {
   ),
   'distilbert': _DISTILBERT,
   'electra': _ELECTRA,
+  'albert': _ALBERT,
 }

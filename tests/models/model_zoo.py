@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 FAMILIES = (
-  'bert', 'roberta', 'xlm-roberta', 'distilbert', 'electra', 'modernbert', 'deberta-v2',
+  'bert', 'roberta', 'xlm-roberta', 'distilbert', 'electra', 'albert', 'modernbert', 'deberta-v2',
 )  # fmt: skip
 VOCAB, WIDTH, LENGTH = 60, 32, 11
 
 
 def config(family, **changes):
-  """A tiny config; ELECTRA with E != D, XLM-R with two token types, RoBERTa with one.
+  """A tiny config; ELECTRA and ALBERT with E != D, XLM-R with two token types, RoBERTa with one.
 
   ModernBERT as published, with a window shorter than the inputs; DeBERTa as v3, with buckets.
 
@@ -29,6 +29,7 @@ def config(family, **changes):
     'xlm-roberta': (transformers.XLMRobertaConfig, dict(type_vocab_size=2, layer_norm_eps=1e-5)),
     'distilbert': (transformers.DistilBertConfig, {}),
     'electra': (transformers.ElectraConfig, dict(embedding_size=20)),
+    'albert': (transformers.AlbertConfig, dict(embedding_size=20)),
     'modernbert': (
       transformers.ModernBertConfig,
       dict(local_attention=6, pad_token_id=0, global_attn_every_n_layers=2),

@@ -211,6 +211,7 @@ def test_dropout_rates_come_from_the_config(family):
   """Some name them otherwise; DistilBERT drops nothing after the attention's projection."""
   names = {
     'distilbert': ('dropout', 'attention_dropout', 'seq_classif_dropout'),
+    'albert': ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'classifier_dropout_prob'),
     'modernbert': ('embedding_dropout', 'attention_dropout', 'classifier_dropout'),
     'deberta-v2': ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'cls_dropout'),
   }.get(family, ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'classifier_dropout'))
@@ -219,6 +220,6 @@ def test_dropout_rates_come_from_the_config(family):
   assert spec.mix_dropout == dict(distilbert=0.0, modernbert=0.3).get(family, 0.2)
   drops_input = family in ('roberta', 'xlm-roberta', 'electra')
   assert spec.head_input_dropout == (0.4 if drops_input else 0.0)
-  if family not in ('distilbert', 'modernbert'):
+  if family not in ('distilbert', 'albert', 'modernbert'):
     none = families.spec(model_zoo.config(family, hidden_dropout_prob=0.25))
     assert none.head_dropout == 0.25

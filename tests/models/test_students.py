@@ -26,8 +26,11 @@ def test_a_cut_student_is_the_torch_teacher_without_the_other_layers(tmp_path, f
     'distilbert': lambda: (base.transformer, 'layer'),
     'modernbert': lambda: (base, 'layers'),
   }.get(family, lambda: (base.encoder, 'layer'))()
-  layers = getattr(stack, name)
-  setattr(stack, name, torch.nn.ModuleList([layers[0], layers[3]]))
+  if family == 'albert':  # whichever they are, they are one
+    stack.config.num_hidden_layers = 2
+  else:
+    layers = getattr(stack, name)
+    setattr(stack, name, torch.nn.ModuleList([layers[0], layers[3]]))
   batch = model_zoo.inputs(conf, seed)
   ids = torch.tensor(batch['tokens'].astype(np.int64))
   with torch.no_grad():
