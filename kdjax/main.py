@@ -53,6 +53,15 @@ def _share_configs(path: str) -> None:
   sys.modules['configs'] = importlib.util.module_from_spec(spec)
 
 
+def get_config(value: str):
+  """What --config=value is before its fields are set, for use from Python: 'configs/kd.py:sst2'."""
+  path, _, task = _resolved(value).partition(':')
+  spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(task)
+
+
 def _main(argv) -> None:
   del argv
   from kdjax import dry, exports, hosts, jobs  # after the flags: jax is not loaded for --help

@@ -36,6 +36,16 @@ def test_a_config_is_found_from_anywhere(tmp_path, monkeypatch):
     main.find_config('configs/dk.py')
 
 
+def test_a_config_is_read_from_python_as_the_flag_reads_it(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  c = main.get_config('configs/mate_kd.py:sst2')
+  assert (c.task.name, c.method.name, c.compare) == ('sst2', 'mate_kd', 'finetune,kd')
+  assert main.get_config('kd.py').task.name == 'docs'
+  mine = 'from configs import kd\n\ndef get_config(task):\n  return kd.get_config(task or "rte")\n'
+  (tmp_path / 'mine.py').write_text(mine)
+  assert main.get_config('mine.py').task.name == 'rte'
+
+
 @pytest.mark.parametrize(
   'arguments, said',
   [
