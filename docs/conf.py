@@ -11,7 +11,7 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphin
 
 # The source is the repository, so that links between pages are those that a reader of it follows.
 root_doc = 'docs/index'
-include_patterns = ['README.md', 'docs/*.md', 'launch/README.md']
+include_patterns = ['README.md', 'docs/*.md', 'launch/README.md', 'notebooks/README.md']
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 

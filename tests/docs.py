@@ -17,9 +17,21 @@ import pytest
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ['README.md', 'launch/README.md'] + [f'docs/{p.name}' for p in ROOT.glob('docs/*.md')]
+PAGES = ['README.md', 'launch/README.md', 'notebooks/README.md']
+PAGES += [f'docs/{p.name}' for p in ROOT.glob('docs/*.md')]
 # Programs whose command lines are looked at by tests/test_docs.py; any other one is not found.
-PROGRAMS = ('python', 'python3', 'pip', 'ruff', 'tail', 'curl', 'docker', 'kubectl', 'xpk')
+PROGRAMS = (
+  'python',
+  'python3',
+  'pip',
+  'ruff',
+  'tail',
+  'curl',
+  'docker',
+  'kubectl',
+  'xpk',
+  'jupyter',
+)
 _RECORD = '#!/usr/bin/env bash\nprintf "%s\\0" "$0" "$@" $\'\\1\' >>"$CALLS"\n'
 _REAL = """#!/usr/bin/env bash
 case "$*" in *kdjax.main*|*kdjax.reproduce*) exec {0} "$@" {1};; esac

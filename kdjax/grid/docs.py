@@ -28,8 +28,8 @@ def page(grids: list[dict]) -> str:
     names = ', '.join(dict.fromkeys(row['task'] for row in grid['rows']))
     command = _FOLDER.sub(r'\1<folder>', grid['commands'][0])
     said = ', '.join(f'{k} {v}' for k, v in grid['versions'].items())
-    parts += [f'# {names}', f'```sh\n{command}\n```', f'{grid["device"]}; {said}.']
-    parts += [tables.markdown(table) for table in tables.all_of(grid)]
+    parts += [f'## {names}', f'```sh\n{command}\n```', f'{grid["device"]}; {said}.']
+    parts += [tables.markdown(table, level='###') for table in tables.all_of(grid)]
   return '\n\n'.join(parts) + '\n'
 
 
