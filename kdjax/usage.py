@@ -27,9 +27,10 @@ modes
            it is compared with, print a table; what is finished stands (the
            default)
   eval     score the trained student on every split with labels
-  predict  write its predictions of a split, as csv
+  predict  write its predictions of a split, or beside the rows of a file
+           (config.eval.data; python -m kdjax.predict asks for a model alone)
   export   a HuggingFace folder; config.export.formats adds ONNX and others
-  dry_run  show rows, sizes, memory, steps; train nothing, write nothing
+  dry_run  show rows, copies, steps, time, memory; train and write nothing
 """
 _EXAMPLES = """
 examples
