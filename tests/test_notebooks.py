@@ -16,7 +16,8 @@ from notebooks import run
 
 # One device, as a reader has; what compiles fast otherwise.
 QUICK = {'XLA_FLAGS': re.sub(r'--xla_force\S+', '', os.environ.get('XLA_FLAGS', ''))}
-NAMES = ['a_step_by_hand', 'losses']
+PLAIN = {'XLA_FLAGS': ''}
+NAMES = ['a_step_by_hand', 'losses', 'quickstart']
 
 
 def _executed(name: str, folder, env: dict, **expressions: str):
@@ -150,3 +151,16 @@ def test_a_step_by_hand_is_the_step_of_the_trainer(tmp_path):
     assert table[name]['augmented'] > table[name]['soft'] and 0 < table[name]['moved'] < 1
   writer = table['mate_kd, its generator']
   assert writer['loss'] == pytest.approx(-writer['found'])
+
+
+@pytest.mark.slow
+def test_quickstart_makes_a_faster_student_that_is_better_than_chance(tmp_path):
+  found, _ = _executed(
+    'quickstart', tmp_path, PLAIN, accuracy='accuracy', speed='speed', said='p.argmax(1).tolist()'
+  )
+  assert min(found['accuracy']) > 0.5  # chance: 0.25
+  assert found['accuracy'][1] > found['accuracy'][0] - 0.15
+  assert found['speed'][1] > 1.5 * found['speed'][0]
+  assert found['said'][0] == 1  # a box plot is matplotlib's
+  for name in ('teacher', 'kd'):
+    assert (tmp_path / 'run' / name / 'model' / 'model.safetensors').is_file()
