@@ -17,7 +17,7 @@ from notebooks import run
 # One device, as a reader has; what compiles fast otherwise.
 QUICK = {'XLA_FLAGS': re.sub(r'--xla_force\S+', '', os.environ.get('XLA_FLAGS', ''))}
 PLAIN = {'XLA_FLAGS': ''}
-NAMES = ['a_step_by_hand', 'losses', 'quickstart']
+NAMES = ['a_step_by_hand', 'losses', 'quickstart', 'read_a_run']
 
 
 def _executed(name: str, folder, env: dict, **expressions: str):
@@ -164,3 +164,28 @@ def test_quickstart_makes_a_faster_student_that_is_better_than_chance(tmp_path):
   assert found['said'][0] == 1  # a box plot is matplotlib's
   for name in ('teacher', 'kd'):
     assert (tmp_path / 'run' / name / 'model' / 'model.safetensors').is_file()
+
+
+@pytest.mark.slow
+def test_a_run_is_read_and_bad_values_look_bad(tmp_path):
+  found, _ = _executed(
+    'read_a_run',
+    tmp_path,
+    PLAIN,
+    accuracy='accuracy',
+    good='{k: v.dropna().tolist() for k, v in logs["augpro"].items()}',
+    mate='{k: v.dropna().tolist() for k, v in logs["mate_kd"].items()}',
+    rate='bad["rate"]["student/loss"].dropna().tolist()',
+    few='{k: v.dropna().tolist() for k, v in bad["few"].items()}',
+    idle='{k: v.dropna().tolist() for k, v in bad["idle"].items()}',
+  )
+  assert min(found['accuracy'].values()) > 0.3  # chance: 1/6
+  assert 0.1 < np.mean(found['good']['student/moved']) < 0.7
+  assert np.mean(found['good']['student/augmented']) > 1.4 * np.mean(found['good']['student/soft'])
+  assert min(found['mate']['generator/entropy'][-4:]) > 9
+  assert abs(np.mean(found['mate']['student/hidden']) - 0.3) < 0.05
+  assert np.mean(found['rate'][-5:]) > 2 * np.mean(found['good']['student/loss'][-5:])
+  assert found['few']['student/hard'][-1] < 0.4
+  assert max(found['few']['validation/accuracy']) < found['accuracy']['kd']
+  assert max(found['idle']['student/moved']) == 0
+  assert np.mean(found['idle']['student/augmented']) < 1.2 * np.mean(found['idle']['student/soft'])
