@@ -57,8 +57,17 @@ def show(plan: env.Plan, rows: int = 3, timed: bool = True) -> None:
   for name in runs.order(c):
     print(f'\n{name}, {jobs.layout(plan, name)}')
   print(f'\n{_written(plan)}', flush=True)
-  if timed and not hosts.several():
+  if timed and _pacing(plan):
     _times(plan)
+
+
+def _pacing(plan: env.Plan) -> bool:
+  """Whether steps may be timed: one host alone does it, and not on devices that are simulated.
+
+  Those share the cores: their times say nothing, and they may wait for one another for ever.
+  """
+  device = plan.mesh.devices.devices.flat[0]
+  return not hosts.several() and (device.platform != 'cpu' or plan.mesh.devices.size == 1)
 
 
 def _whole(plan: env.Plan, name: str) -> bool:

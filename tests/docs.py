@@ -19,7 +19,7 @@ from absl import app, flags
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ['README.md', 'launch/README.md', 'notebooks/README.md']
 PAGES += [f'docs/{p.name}' for p in ROOT.glob('docs/*.md')]
-# Programs whose command lines are looked at by tests/test_docs.py; any other one is not found.
+# Programs whose command lines tests/test_documentation.py looks at; any other is not found.
 PROGRAMS = (
   'python',
   'python3',

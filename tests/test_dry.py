@@ -62,7 +62,9 @@ def test_copies_are_counted_within_splits_and_across():
 
 
 def test_a_dry_run_says_it_all_and_leaves_the_folder_alone(rng, tmp_path, capsys, monkeypatch):
-  c = toy.config('kd', tmp_path, rng, **{'teacher.finetune': False, 'data.max_length': 6})
+  c = toy.config(
+    'kd', tmp_path, rng, **{'teacher.finetune': False, 'data.max_length': 6, 'mesh.data': 1}
+  )
   config = transformers.AutoConfig.from_pretrained(tmp_path / 'base')
   assert config.id2label == {0: 'LABEL_0', 1: 'LABEL_1'}
   plan = jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache'))
@@ -119,7 +121,9 @@ def test_other_kinds_are_shown(kind, capsys):
   'method, changes', [('mate_kd', {}), ('mlm_kd', {}), ('codir', {}), ('kd', {'seeds': 2})], ids=str
 )
 def test_games_guessers_and_many_seeds_are_timed(rng, tmp_path, capsys, method, changes):
-  c = toy.config(method, tmp_path, rng, compare='', **{'train.steps': 120} | changes)
+  c = toy.config(
+    method, tmp_path, rng, compare='', **{'train.steps': 120, 'mesh.data': 1} | changes
+  )
   dry.show(jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache')))
   said = capsys.readouterr().out
   assert f'  {method}: about ' in said and 'all: about ' in said
