@@ -17,7 +17,7 @@ from notebooks import run
 # One device, as a reader has; what compiles fast otherwise.
 QUICK = {'XLA_FLAGS': re.sub(r'--xla_force\S+', '', os.environ.get('XLA_FLAGS', ''))}
 PLAIN = {'XLA_FLAGS': ''}
-NAMES = ['a_step_by_hand', 'losses', 'quickstart', 'read_a_run']
+NAMES = ['a_step_by_hand', 'losses', 'quickstart', 'read_a_run', 'what_augmentation_makes']
 
 
 def _executed(name: str, folder, env: dict, **expressions: str):
@@ -164,6 +164,33 @@ def test_quickstart_makes_a_faster_student_that_is_better_than_chance(tmp_path):
   assert found['said'][0] == 1  # a box plot is matplotlib's
   for name in ('teacher', 'kd'):
     assert (tmp_path / 'run' / name / 'model' / 'model.safetensors').is_file()
+
+
+@pytest.mark.slow
+def test_what_augmentation_makes_is_new_text_within_bounds(tmp_path):
+  found, _ = _executed(
+    'what_augmentation_makes',
+    tmp_path,
+    PLAIN,
+    right='right',
+    mix='{k: float(v) for k, v in mix.metrics.items()}',
+    written='{k: float(v) for k, v in written.metrics.items()}',
+    sweep='sweep.tolist()',
+    curves='{name: points.tolist() for name, points in curves.items()}',
+    samples='{k: float(v) for k, v in samples.metrics.items()}',
+    still='still',
+  )
+  assert found['right'] > 0.35  # chance: 1/6
+  assert 0.1 < found['mix']['moved'] < 0.7 and found['mix']['third'] < 0.01
+  assert abs(found['written']['hidden'] - 0.3) < 0.05
+  assert found['written']['moved'] <= found['written']['hidden']
+  moved = [point[0] for point in found['sweep']]
+  assert moved[0] < 0.02 and moved[-1] > 0.8 and moved == sorted(moved)
+  for points in found['curves'].values():
+    (few, kept), (many, lost) = points[0], points[-1]
+    assert few < many and kept < lost
+  assert found['samples']['rise'] > 1.5 and 0 < found['samples']['moved_norm'] <= 1.001
+  assert found['still'] > 0.98
 
 
 @pytest.mark.slow
