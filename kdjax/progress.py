@@ -33,6 +33,7 @@ class Line:
   ):
     self.n, self._title, self._total, self._unit = done, title, total, unit
     self._shown, self._begin, self._bar, self._said = shown, done, None, {}
+    self._told = done  # of these the last plain line was
     self._began = self._last = time.monotonic()
     if shown and terminal():
       self._bar = tqdm.tqdm(
@@ -56,7 +57,7 @@ class Line:
 
   def close(self) -> None:
     """The line as it stands at the end."""
-    if self._shown and self.n > self._begin:
+    if self._shown and self.n > (self._begin if self._bar is not None else self._told):
       self._say()
     if self._bar is not None:
       if self._total:
@@ -83,6 +84,7 @@ class Line:
       self._bar.set_postfix_str(', '.join(said), refresh=False)
       self._bar.update(self.n - self._bar.n)
       return
+    self._told = self.n
     past, clock = self._last - self._began, tqdm.tqdm.format_interval
     times = clock(past)
     if self._total and self.n < self._total:

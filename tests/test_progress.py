@@ -109,3 +109,14 @@ def test_a_table_has_no_line_beyond_the_terminal_and_loses_nothing():
     for cell in (*lines[0][1:], *lines[1][1:], *' '.join(head).split()):
       assert cell in '\n'.join(blocks)
   assert len(report._blocks(head, lines, 80)) == 1
+
+
+def test_a_last_line_is_not_said_twice(monkeypatch, caplog):
+  monkeypatch.setattr(progress, '_EVERY', 0.0)
+  with caplog.at_level('INFO', 'kdjax'), progress.Line('kd', 2) as line:
+    line.update()
+    line.update()
+  assert [r.getMessage().partition(' (')[0] for r in caplog.records] == [
+    'kd: step 1 of 2',
+    'kd: step 2 of 2',
+  ]
