@@ -38,8 +38,8 @@ def of(plan: env.Plan, name: str) -> Run:
   data = own.data._replace(known=_blank(plan, own)) if kept else own.data
   paces = train.pace(own.method, own.params, data, own.c, own.total, shapes, own.mesh)
   turns = sum(p.turns * p.seconds * p.mean / p.length for p in paces.values())
-  used = len({L for L, _ in _epoch(data, own, shapes)})
-  compiling = used * sum(p.compile for p in paces.values())
+  programs = sum(p.lengths for p in paces.values())
+  compiling = sum(p.lengths * p.compile for p in paces.values())
   every = own.c.eval_every or batches.steps_per_epoch(len(data.index), own.c.batch_size)
   rounds = own.total // every + bool(own.total % every)
   rated = plan.data[plan.spec.evaluation[0]]
@@ -49,13 +49,7 @@ def of(plan: env.Plan, name: str) -> Run:
   telling = len(data.index) / _rate(plan, 'teacher', data) if kept else 0.0
   total = turns + compiling + scoring + telling
   largest = max(p.bytes for p in paces.values())
-  return Run(paces, used * len(paces), total, compiling, scoring, telling, largest)
-
-
-def _epoch(data: batches.Dataset, own: jobs.Start, shapes):
-  plan = batches.train_plan(data, own.c.batch_size, shapes, own.c.seed, 0, own.c.steps_per_call)
-  steps = batches.steps_per_epoch(len(data.index), own.c.batch_size)
-  return (batch for batch, _ in zip(plan, range(min(steps, own.total)), strict=False))
+  return Run(paces, programs, total, compiling, scoring, telling, largest)
 
 
 def _blank(plan: env.Plan, own: jobs.Start) -> dict[str, np.ndarray]:

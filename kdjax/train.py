@@ -383,13 +383,15 @@ def fit(
 class Pace(NamedTuple):
   """What a step of one player takes, at the length that most of a run's places have.
 
-  turns: of the run. length: of the batch that was timed; mean: of all batches. seconds: a step.
+  turns: of the run. length: of the batch that was timed; mean: of all batches; lengths: how many
+  there are, a program each. seconds: a step.
   compile: seconds of one program. bytes: of a device, all that the program holds.
   """
 
   turns: int
   length: int
   mean: float
+  lengths: int
   seconds: float
   compile: float
   bytes: int
@@ -438,7 +440,7 @@ def pace(method: base.Method, params, data, c, total: int, buckets, mesh) -> dic
       getattr(held, f'{kind}_size_in_bytes', 0) for kind in ('argument', 'output', 'temp')
     ) - getattr(held, 'alias_size_in_bytes', 0)
     out[player] = Pace(
-      n, typical, mean, float(np.median(spent[1:] or spent)) / steps, compiled, size
+      n, typical, mean, len(lengths), float(np.median(spent[1:] or spent)) / steps, compiled, size
     )
   return out
 
