@@ -23,6 +23,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = programs.name
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
+import logging
 import secrets
 
 import jax
@@ -46,6 +47,16 @@ def programs_of_one_file():
   """A file's compiled programs are let go with it: thousands of them end a process."""
   yield
   jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def lines_of_one_test():
+  """What a command sets up of the log ends with the test: the next finds it as caplog needs it."""
+  loggers = logging.getLogger('kdjax'), logging.root
+  before = [(one.propagate, one.level, list(one.handlers)) for one in loggers]
+  yield
+  for one, (one.propagate, level, one.handlers) in zip(loggers, before, strict=True):
+    one.setLevel(level)
 
 
 def pytest_collection_modifyitems(items):

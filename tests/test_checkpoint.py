@@ -56,9 +56,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 @pytest.mark.parametrize('harm', ['truncate', 'flip', 'remove', 'add'])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
-  rng, tmp_path, monkeypatch, caplog, harm
-):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(rng, tmp_path, caplog, harm):
   states = {step: _state(rng) for step in (4, 8)}
   store = checkpoint.Store(tmp_path, keep=2)
   for step, state in states.items():
@@ -76,7 +74,6 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
   else:
     victim.with_name('stranger').write_bytes(b'x')
   with caplog.at_level(logging.WARNING, 'kdjax'):
-    monkeypatch.setattr(logging.getLogger('kdjax'), 'propagate', True)
     store = checkpoint.Store(tmp_path, keep=2)
   assert str(tmp_path / '8') in caplog.text and 'damaged' in caplog.text
   back, meta = store.restore(jax.tree.map(jnp.zeros_like, states[4]))
@@ -108,7 +105,6 @@ def test_the_same_step_is_saved_again_in_place_of_the_first(rng, tmp_path):
 
 
 def test_a_failing_disk_is_tried_again_with_the_state_in_memory(rng, tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(logging.getLogger('kdjax'), 'propagate', True)
   waits = []
   monkeypatch.setattr(checkpoint.time, 'sleep', waits.append)
   store, state = checkpoint.Store(tmp_path, keep=2), _state(rng)

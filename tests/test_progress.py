@@ -65,7 +65,6 @@ def test_nothing_is_drawn_anew_in_a_file_nor_on_a_dumb_terminal():
 def test_a_file_gets_a_line_a_minute(monkeypatch, caplog):
   now = [0.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
-  monkeypatch.setattr(progress._log, 'propagate', True)
   caplog.set_level('INFO', 'kdjax')
   with progress.Line('kd', 1000, 100) as line:
     for _ in range(100):
@@ -78,8 +77,7 @@ def test_a_file_gets_a_line_a_minute(monkeypatch, caplog):
   ]
 
 
-def test_hosts_behind_the_first_and_what_did_nothing_say_nothing(monkeypatch, caplog):
-  monkeypatch.setattr(progress._log, 'propagate', True)
+def test_hosts_behind_the_first_and_what_did_nothing_say_nothing(caplog):
   caplog.set_level('INFO', 'kdjax')
   with progress.Line('kd', 10, 10):
     pass
