@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -200,6 +201,8 @@ def run(do=_main, page=usage.main) -> None:
   try:
     argv = _find_in_argv(sys.argv)
     if usage.asked(argv):
+      if hasattr(signal, 'SIGPIPE'):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends with head
       print(page(configs_dir(), _named(argv)))
       sys.exit()
   except ValueError as e:

@@ -232,6 +232,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
     '--max_length', default=128, type=int, help='tokens of a text; longer ones are cut'
   )
+  parser.add_argument('--debug', action='store_true', help='a traceback of an error')
   asked = parser.parse_args(argv)
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   log.setup()
@@ -239,7 +240,9 @@ def main(argv: list[str] | None = None) -> None:
     clf = load(asked.model, asked.batch_size, asked.max_length)
     n = file(clf, asked.model, asked.data, asked.text, asked.pair, asked.out, asked.prefix)
   except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
+    if asked.debug:
+      raise
+    sys.exit(f'error: {" ".join(str(error).split())}')
   except KeyboardInterrupt:
     sys.exit(f'stopped: the same command goes on; {asked.out}.parts has what is done')
   print(f'{n:,} rows: {asked.out}')

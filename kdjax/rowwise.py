@@ -56,9 +56,11 @@ def of_file(path: pathlib.Path, text: str, pair: str) -> Rows:
       yield block, each[0], each[1] if pair else None
 
   names, n = {}, 0
-  for block, first, _ in read():
-    names |= dict.fromkeys(block)
-    n += len(first)
+  with progress.Line(f'{path.name}, checked', unit='row', shown=hosts.first()) as line:
+    for block, first, _ in read():
+      names |= dict.fromkeys(block)
+      n += len(first)
+      line.update(len(first))
   found = path.stat()
   said = [str(path.resolve()), found.st_size, found.st_mtime_ns, list(wanted)]
   return Rows(tuple(names), n, said, read, path)

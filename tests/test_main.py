@@ -112,6 +112,13 @@ def test_help_teaches_in_a_terminal_and_names_every_config():
   assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='no pipe that ends its writer')
+def test_help_into_a_pipe_that_has_closed_is_no_traceback():
+  command = f'{sys.executable} -m kdjax.main --help | true'
+  done = subprocess.run(command, shell=True, cwd=ROOT, stderr=subprocess.PIPE, timeout=300)
+  assert done.stderr == b''
+
+
 @pytest.mark.parametrize('named', [['--config=configs/augpro.py:sst2'], ['--config', 'augpro.py']])
 def test_help_with_a_config_shows_all_of_its_fields(named):
   from configs import augpro
