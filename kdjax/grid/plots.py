@@ -28,12 +28,13 @@ def all_of(grid: dict) -> dict:
   return {name: figure for name, figure in found.items() if figure}
 
 
-def save(figures: dict, folder: pathlib.Path) -> None:
-  """<folder>/<name>.png and .svg."""
+def save(figures: dict, folder: pathlib.Path, kinds: tuple[str, ...] = ('png', 'svg')) -> None:
+  """<folder>/<name>.png and .svg: the same bytes for the same grid."""
   folder.mkdir(parents=True, exist_ok=True)
   for name, figure in figures.items():
-    figure.savefig(folder / f'{name}.png', dpi=120)
-    figure.savefig(folder / f'{name}.svg', metadata=dict(Date=None))
+    for kind in kinds:
+      metadata = dict(Date=None) if kind == 'svg' else dict(Software=None)
+      figure.savefig(folder / f'{name}.{kind}', dpi=120, metadata=metadata)
 
 
 def curves(rows: list[dict]):

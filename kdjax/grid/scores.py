@@ -19,6 +19,7 @@ from kdjax.grid import samples
 FILE = 'score.json'
 _TIMED = 256  # rows of which the throughput is taken
 _ONE = 32  # rows of which the latency is: one at a time
+POOLED = 'validation+test'  # where both are labelled and neither chose: more rows, less noise
 
 
 def done(job: grid_jobs.Job) -> bool:
@@ -59,13 +60,14 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> Non
       split: np.stack([evaluate.logits(forward, p, own, *sizes) for p in params])
       for split, own in data.items()
     }
+    logits, answered = _pooled(plan.spec, logits, data)
     teacher = teacher or logits
     if hosts.first():
-      _keep(job.workdir / name / 'predictions', logits, data, tests)
+      _keep(job.workdir / name / 'predictions', logits, answered, tests)
     said[name] = _run(job, plan, name, len(each), tests) | dict(
       parameters=each[0].parameters,
       samples=samples.of(plan, name, each[0], models['teacher'][0]),
-      **_numbers(plan, name, logits, teacher, data, tests),
+      **_numbers(plan, name, logits, teacher, answered, tests),
     )
     calls[name] = lambda f=forward, p=first: evaluate.logits(f, p, few, *sizes)
     slow[name] = lambda f=forward, p=first: evaluate.logits(f, p, one, plan.mesh.rows, *sizes[1:])
@@ -86,6 +88,20 @@ def _data(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> dic
   found = {name: own for name, own in plan.data.items() if name != 'train'}
   found |= env.datasets(plan, {f'ood/{name}': test.table for name, test in tests.items()})
   return found | env.datasets(plan, _diagnostics(plan))
+
+
+def _pooled(spec, logits: dict, data: dict) -> tuple[dict, dict]:
+  """(logits, data) with validation and test in one, where neither chose and both are scored."""
+  parts = [name for name in spec.evaluation[1:] if name in POOLED.split('+') and name in data]
+  if len(parts) < 2:
+    return logits, data
+  joined = {
+    field: np.concatenate([getattr(data[name], field) for name in parts])
+    for field in ('label', 'index')
+  }
+  one = data[parts[0]]._replace(**joined)
+  found = np.concatenate([logits[name] for name in parts], axis=1)
+  return {POOLED: found} | logits, {POOLED: one} | data
 
 
 def _diagnostics(plan: env.Plan) -> dict[str, sources.Table]:
@@ -177,7 +193,8 @@ def _curve(folder: pathlib.Path, numbers: list[int]) -> dict:
 def _numbers(plan: env.Plan, name: str, logits, teacher, data, tests) -> dict:
   """Of every split and set, each seed's metrics; and how a student agrees with its teacher."""
   spec = plan.spec
-  scored = [s for s in spec.evaluation if s in data and env.labelled(data[s])]
+  order = [spec.evaluation[0], POOLED, *spec.evaluation[1:]]  # the second judges
+  scored = [s for s in order if s in data and env.labelled(data[s])]
   out = dict(
     scores={split: _scores(spec, logits[split], data[split].label) for split in scored},
     ood={name: _elsewhere(test, logits[f'ood/{name}']) for name, test in tests.items()},

@@ -30,11 +30,15 @@ def test_every_run_has_its_numbers(done):
   assert [row['run'] for row in grid['rows']] == ['teacher', 'finetune', 'kd', 'token_replace']
   for row in grid['rows']:
     seeds = 1 if row['run'] == 'teacher' else 2
-    assert list(row['scores']) == ['development', 'validation'] and row['chosen'] == 'development'
+    judges = ['validation+test', 'validation', 'test']
+    assert list(row['scores']) == ['development', *judges] and row['chosen'] == 'development'
+    assert tables.tested(row) == 'validation+test'
+    both, one, other = (np.array(row['scores'][split]['accuracy']) for split in judges)
+    np.testing.assert_allclose(both, (40 * one + 20 * other) / 60)
     assert all(len(own['accuracy']) == seeds for own in row['scores'].values())
     assert row['cost']['seconds'] > 0 and row['cost']['latency_ms'] > 0 and row['rows'] == 72
     assert row['curve']['step'] == [2, 4] and len(row['curve']['accuracy']) == seeds
-  assert set(grid['rows'][-1]['difference']) == {'development', 'validation'}
+  assert set(grid['rows'][-1]['difference']) == {'development', *judges}
   assert grid['rows'][2]['cost']['relative'] == 1
   samples = grid['rows'][-1]['samples']
   assert len(samples) == 8 and any(row[0] != row[3] for row in samples)
@@ -63,7 +67,7 @@ def test_an_independent_script_finds_the_same_numbers(done):
   check = lambda: subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: E731
   found = check()
   assert found.returncode == 0, found.stderr
-  assert '52 numbers of 4 runs recomputed' in found.stdout
+  assert '104 numbers of 4 runs recomputed' in found.stdout
   wrong = json.loads(json.dumps(grid))
   wrong['rows'][2]['scores']['validation']['accuracy'][1] += 0.01
   (workdir / 'grid.json').write_text(json.dumps(wrong))

@@ -1,8 +1,10 @@
 """Tables, plots and pages of a grid.json: what is in them, and that they read back."""
 
+import copy
 import csv
 import html.parser
 import io
+import json
 import re
 
 import pytest
@@ -120,7 +122,36 @@ def test_plots_are_written_as_png_and_svg(grid, tmp_path):
 
 
 def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
-  text = docs.page([grid, grid])
-  assert text.startswith('# Results\n') and text.count('## All methods') == 2
+  text = docs.page([grid])
+  assert text.startswith('# Results\n') and text.count('## All methods') == 1
   assert '--config.data.dir=<folder>' in text and '/home/me' not in text
   assert all(tables.markdown(table) in text for table in tables.all_of(grid))
+
+
+def test_grids_of_several_days_are_one_page(grid):
+  kept = docs.kept(grid)
+  assert not re.search('/home/me|a <b>', json.dumps(kept))  # no folder, no text of the data
+  assert docs.page([kept]) == docs.page([grid])
+  assert docs.joined([grid, kept])['rows'] == grid['rows']  # the same scores stand once
+  later = copy.deepcopy(grid)
+  for row in later['rows']:
+    row['run'] = 'codir' if row['run'] == 'aug_pro' else row['run']
+    if (row['task'], row['run']) == ('rte', 'kd'):
+      row['scores']['validation']['accuracy'][0] += 0.01
+  found = docs.joined([grid, later])
+  names = [row['run'] for row in tables.of(found, 'rte', 1.0)]
+  assert names == ['teacher', 'finetune', 'kd', 'aug_pro', 'kd (2)', 'codir']
+  assert [row['run'] for row in tables.of(found, 'mnli', 1.0)][-2:] == ['aug_pro', 'codir']
+  assert docs.page([grid, later]).count('kdjax.reproduce --config') == 2
+
+
+def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch):
+  (tmp_path / 'grid.json').write_text(json.dumps(grid))
+  run = lambda *flags: (monkeypatch.setattr('sys.argv', ['docs', *map(str, flags)]), docs.main())  # noqa: E731
+  kept, out = tmp_path / 'sst2.json', tmp_path / 'results.md'
+  run(f'--keep={kept}', tmp_path / 'grid.json')
+  run(f'--out={out}', f'--plots={tmp_path / "plots"}', kept)
+  pictures = re.findall(r'!\[\w+\S*\]\((.*)\)', out.read_text())
+  assert 'plots/gap.png' in pictures and all((tmp_path / path).is_file() for path in pictures)
+  with pytest.raises(SystemExit, match='is for one grid, 2 are named'):
+    run(f'--keep={kept}', kept, kept)
