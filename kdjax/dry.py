@@ -55,7 +55,7 @@ def show(plan: env.Plan, rows: int = 3, timed: bool = True) -> None:
   for name in runs.order(c):
     _line(name, *train.total_steps(runs.fields(c, name), len(jobs.rows_of(plan, name).index)), plan)
   for name in runs.order(c):
-    print(f'\n{name}, {jobs.layout(plan, name)}')
+    print(f'\n{name}, {estimate.layout(plan, name)}')
   print(f'\n{_written(plan)}', flush=True)
   if timed and _pacing(plan):
     _times(plan)

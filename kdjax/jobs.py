@@ -10,7 +10,6 @@ import dataclasses
 import json
 import pathlib
 import time
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from kdjax import (
   doubts,
   env,
   evaluate,
-  feed,
   hosts,
   log,
   masked,
@@ -188,8 +186,8 @@ def _run(
   if not plan.spec.images:
     log.logger.info(f'{name}: {said(plan, name, shapes)}{mixed(plan, name)}')
   began = time.perf_counter()
-  mesh, many = _mesh(plan, name), len(starts) > 1
-  cut, params, method = _staged(plan, name, starts[0], others)
+  mesh, many = mesh_of(plan, name), len(starts) > 1
+  cut, params, method = staged(plan, name, starts[0], others)
   each = [params] + [params | dict(student=net.split(m.module)[1]) for m in starts[1:]]
   scorer, split = _scorer(plan, name, cut, mesh, many), plan.spec.evaluation[0]
   score = lambda params: scorer(params, plan.data[split])  # noqa: E731
@@ -300,13 +298,13 @@ def _joint(results: dict[int, dict]) -> dict:
   return out | dict(std=std, seeds={str(seed): own for seed, own in results.items()})
 
 
-def _mesh(plan, name: str) -> sharding.Mesh:
+def mesh_of(plan, name: str) -> sharding.Mesh:
   """Where a run is trained."""
   mesh = sharding.learner(plan.mesh, name)
   return sharding.for_seeds(mesh, len(runs.folders(plan.c, plan.workdir / name)))
 
 
-def _staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):
+def staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):
   """(net of what is trained, all parameters by role, method) of a run."""
   cut, params = placed(plan, name, model)
   gold = runs.gold(plan.c, name)
@@ -338,42 +336,6 @@ def keeps_answers(plan: env.Plan, name: str, method: base.Method) -> bool:
     return False
   n = len(rows_of(plan, name).index)
   return how == 'always' or train.total_steps(c, n)[0] * c.batch_size > n
-
-
-class Start(NamedTuple):
-  """A run as it would begin.
-
-  params: by role, of each seed. data, c, mesh: what it learns from, its config.train, where.
-  """
-
-  method: base.Method
-  params: list[dict[str, Any]]
-  data: batches.Dataset
-  c: Any
-  total: int
-  mesh: sharding.Mesh
-
-
-def begun(plan: env.Plan, name: str) -> Start:
-  """A run before its first step; where one is finished that it follows, that is not read."""
-  model, others = plan.student, {'teacher': plan.teacher}
-  if name in ('teacher', 'generator'):
-    model, others = getattr(plan, name), {}
-  elif runs.uses_generator(plan.c, name):
-    others['generator'] = plan.generator
-  _, params, method = _staged(plan, name, model, others)
-  data, c = rows_of(plan, name), runs.fields(plan.c, name)
-  params = [params] * len(runs.folders(plan.c, plan.workdir / name))
-  total = train.total_steps(c, len(data.index))[0]
-  return Start(method, params, data, c, total, _mesh(plan, name))
-
-
-def layout(plan: env.Plan, name: str) -> str:
-  """Where the arrays of a run will lie, and their bytes on a device; nothing is computed."""
-  own = begun(plan, name)
-  state, frozen, _ = train.shapes(own.method, own.params, own.data, own.c, own.total, own.mesh)
-  fits = feed.fitting(own.data, own.c.resident)
-  return sharding.table(train.groups(state, frozen, fits), own.mesh, name)
 
 
 def _say(name: str, scores: dict[str, float]) -> None:

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import itertools
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,8 +15,6 @@ import optax
 from kdjax import checkpoint, feed, guard, hosts, log, optim, progress, seeds, sharding, stop
 from kdjax.data import batches
 from kdjax.methods import base
-
-_ENOUGH = 3.0  # seconds of steps that are timed
 
 
 class TrainState(NamedTuple):
@@ -378,71 +375,6 @@ def fit(
   stop.point()  # all of it is saved
   pairs = zip(seeds.part(student, n), told['seeds'] if many else [told], strict=True)
   return [Result(own, found['metrics'], found['best_step'], total) for own, found in pairs]
-
-
-class Pace(NamedTuple):
-  """What a step of one player takes, at the length that most of a run's places have.
-
-  turns: of the run. length: of the batch that was timed; mean: of all batches; lengths: how many
-  there are, a program each. seconds: a step.
-  compile: seconds of one program. bytes: of a device, all that the program holds.
-  """
-
-  turns: int
-  length: int
-  mean: float
-  lengths: int
-  seconds: float
-  compile: float
-  bytes: int
-
-
-def pace(method: base.Method, params, data, c, total: int, buckets, mesh) -> dict[str, Pace]:
-  """Of each player who moves, its own programs played a few times; arguments as of `fit`.
-
-  Compiled programs are kept (main.start): a run that follows does not compile these again.
-  """
-  each = _each(params)
-  game = start(method, params, data, c, total, mesh)
-  fits = feed.fitting(data, c.resident) is not None
-  here = feed.place(data, mesh) if fits else None
-  plan = batches.train_plan(data, c.batch_size, buckets, c.seed, 0, c.steps_per_call)
-  per_epoch = batches.steps_per_epoch(len(data.index), c.batch_size)
-  epoch = list(itertools.islice(plan, min(per_epoch, total, 10_000)))
-  lengths = collections.Counter(L for L, _ in epoch)
-  typical = max(lengths, key=lambda L: L * lengths[L])
-  mean = sum(L * n for L, n in lengths.items()) / len(epoch)
-  rows = next(rows for L, rows in epoch if typical == L)
-  turns = collections.Counter(method.turn(step, total) for step in range(total))
-  out, state = {}, game.state
-  for player, n in turns.items():
-    places = np.stack([rows] * len(each)) if len(each) > 1 else rows
-    first = next(step for step in range(total) if method.turn(step, total) == player)
-    steps = min(c.steps_per_call, n)
-    call = next(
-      feed.calls(
-        iter([(typical, places)] * steps), first, c.steps_per_call, lambda step, p=player: (p,),
-        data, fits, batches.ALL if len(each) > 1 else sharding.own(mesh, c.batch_size), mesh,
-      )
-    )  # fmt: skip
-    begin = time.perf_counter()
-    given = state, game.frozen, here, call.rows, steps, game.key
-    program = game.calls[player].lower(call.length, *given).compile()
-    compiled, held = time.perf_counter() - begin, program.memory_analysis()
-    spent = []
-    while len(spent) < 2 or (sum(spent) < _ENOUGH and len(spent) < 6):
-      begin = time.perf_counter()
-      state, _ = jax.block_until_ready(program(state, *given[1:]))
-      spent.append(time.perf_counter() - begin)
-      if spent[0] > _ENOUGH:  # long ones are not doubled
-        break
-    size = sum(
-      getattr(held, f'{kind}_size_in_bytes', 0) for kind in ('argument', 'output', 'temp')
-    ) - getattr(held, 'alias_size_in_bytes', 0)
-    out[player] = Pace(
-      n, typical, mean, len(lengths), float(np.median(spent[1:] or spent)) / steps, compiled, size
-    )
-  return out
 
 
 def _writer(*args) -> seeds.Writer:

@@ -55,7 +55,9 @@ ARROWS = {
     'train',
   },
   'doubts': {'metrics', 'tasks'},
-  'estimate': {'data', 'env', 'evaluate', 'jobs', 'runs', 'train'},
+  'estimate': {
+    'data', 'env', 'evaluate', 'feed', 'jobs', 'methods', 'runs', 'sharding', 'train',
+  },  # fmt: skip
   'dry': {'data', 'env', 'estimate', 'hosts', 'jobs', 'runs', 'train'},
   'formats': {'data', 'net'},
   'exports': {
