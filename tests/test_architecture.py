@@ -50,14 +50,14 @@ ARROWS = {
   'report': set(),
   'runs': {'report'},
   'jobs': {
-    'answers', 'data', 'doubts', 'env', 'evaluate', 'feed', 'hosts', 'log', 'masked', 'methods',
+    'answers', 'data', 'doubts', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods',
     'metrics', 'models', 'net', 'predict', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop',
     'train',
   },
   'doubts': {'metrics', 'tasks'},
   'estimate': {
     'data', 'env', 'evaluate', 'feed', 'jobs', 'methods', 'runs', 'sharding', 'train',
-  },  # fmt: skip
+  },
   'dry': {'data', 'env', 'estimate', 'hosts', 'jobs', 'runs', 'train'},
   'formats': {'data', 'net'},
   'exports': {
