@@ -143,9 +143,12 @@ def changed(c, name: str) -> dict[str, Any]:
     common = importlib.import_module('configs.common')
   except ImportError:  # the config was made elsewhere
     return asked(c, name)
-  wanted = next((n for n in (name, c.name, c.method.name) if n in c.baselines), 'kd')
-  known = wanted in common.config(c.task.name, 'kd').baselines
-  plain = asked(common.config(c.task.name, wanted if known else 'kd'), name)
+  known = common.config(c.task.name, 'kd').baselines
+  plain = common.config(c.task.name, c.method.name if c.method.name in known else 'kd')
+  if name not in (*_BESIDE, *known):  # a variant, beside its method's own fields
+    own = block(c, name).name
+    plain.baselines[name] = known[own if own in known else 'kd']
+  plain = asked(plain, name)
   return {k: v for k, v in asked(c, name).items() if plain.get(k, ...) != v}
 
 

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from kdjax import env
+from kdjax import env, runs
 from kdjax.grid import gather, jobs, scores, tables
 from tests import toy
 from tests.grid import toy_grid
@@ -163,6 +163,19 @@ def test_a_search_gives_each_method_as_many_trials(tmp_path):
     tried = {json.dumps([c.train.rate, c.baselines[n].to_dict()]) for c, n in pairs}
     shipped = set(grid.get_config('glue').baselines[name])
     assert len(tried) == 4 and all(set(c.baselines[n]) == shipped for c, n in pairs)
+
+
+def test_a_card_of_a_trial_names_what_it_has_of_its_own(tmp_path):
+  from configs import grid
+
+  for job in jobs.of(grid.get_config('search'), tmp_path, None):
+    for name in job.names:
+      changed = runs.changed(job.c, name)
+      if name in ('kd_0', 'kd_3'):
+        assert ('train.rate' in changed) == (job.c.train.rate != 3e-4)
+        assert changed.get('method.temperature') == (4.0 if name == 'kd_3' else None)
+  common = env.settle(jobs.of(grid.get_config('quick'), tmp_path, None)[0].c)[0]
+  assert not [key for key in runs.changed(common, 'augpro') if key.startswith('method.')]
 
 
 def test_the_table_of_a_search_names_the_best_trial_and_what_it_was():
