@@ -97,7 +97,7 @@ def cost(grid: dict):
   if not there:
     return None
   axis.axhline(0, color='black', lw=0.8)
-  axis.set(xlabel='training time / that of kd', ylabel=f'difference from {grid["base"]}')
+  axis.set(xlabel=f'training time / that of {grid["base"]}', ylabel=f'difference from {grid["base"]}')
   return _finish(figure, axis)
 
 

@@ -37,7 +37,7 @@ def all_of(grid: dict) -> list[Table]:
       out += subsets(rows)
     if any(row['agreement'] for row in rows):
       out.append(agreement(rows))
-    out.append(cost(rows))
+    out.append(cost(rows, grid))
   return [table for table in out if table.lines]
 
 
@@ -193,9 +193,9 @@ def agreement(rows: list[dict]) -> Table:
   return Table(f'{_setting(rows[0])}: agreement with the teacher', head, lines, note)
 
 
-def cost(rows: list[dict]) -> Table:
+def cost(rows: list[dict], grid: dict) -> Table:
   """What training and answering takes."""
-  base = 'x kd'
+  base = f'x {grid["base"]}'
   head = ['', 'parameters', 'steps', 'training s a seed', base, 'examples/s', 'x teacher']
   head.append('latency ms')
   lines = []
