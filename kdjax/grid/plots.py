@@ -97,7 +97,8 @@ def cost(grid: dict):
   if not there:
     return None
   axis.axhline(0, color='black', lw=0.8)
-  axis.set(xlabel=f'training time / that of {grid["base"]}', ylabel=f'difference from {grid["base"]}')
+  base = grid['base']
+  axis.set(xlabel=f'training time / that of {base}', ylabel=f'difference from {base}')
   return _finish(figure, axis)
 
 
