@@ -165,6 +165,21 @@ def test_a_search_gives_each_method_as_many_trials(tmp_path):
     assert len(tried) == 4 and all(set(c.baselines[n]) == shipped for c, n in pairs)
 
 
+def test_a_search_runs_and_reads_the_part_that_chooses_alone(tmp_path):
+  c = toy_grid.config(tmp_path)
+  with c.unlocked():
+    c.grid.search, c.grid.methods = True, 'kd_0,kd_1'
+    for name, temperature in (('kd_0', 1.0), ('kd_1', 4.0)):
+      c.baselines[name] = c.baselines.kd.to_dict() | dict(temperature=temperature)
+  found = toy_grid.run(c, tmp_path / 'work')
+  assert [row['run'] for row in found['rows']] == ['teacher', 'kd_0', 'kd_1']
+  assert all(list(row['scores']) == ['development'] for row in found['rows'])
+  (line,) = tables.all_of(found)[0].lines
+  assert line[:3] == ['own', 'kd', '2'] and 'temperature' in line[-1]
+  card = next((tmp_path / 'work').rglob('kd_1/seed1/model/README.md')).read_text()
+  assert '`method.temperature`: `4.0`' in card
+
+
 def test_a_card_of_a_trial_names_what_it_has_of_its_own(tmp_path):
   from configs import grid
 
