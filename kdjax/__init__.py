@@ -1,6 +1,11 @@
 """kdjax: distil a fine-tuned text encoder into a small fast one, in JAX, on any device mesh."""
 
+import os
+
 __version__ = '0.1.0'
+
+# transformers would say on its import that torch is not there: nobody needs it here.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 
 def load(dir_or_id: str, **options):

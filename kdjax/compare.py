@@ -5,7 +5,6 @@ python -m kdjax.compare DIR_A DIR_B --data=rows.csv --text=review --label=stars 
 
 import argparse
 import csv
-import os
 import pathlib
 import sys
 
@@ -244,7 +243,6 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--batch_size', default=64, type=int, help='texts computed together (64)')
   parser.add_argument('--debug', action='store_true', help='a traceback of an error')
   asked = parser.parse_args(argv)
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   try:
     inputs, values = _read(asked)
     models = _load(asked)

@@ -143,7 +143,6 @@ def start(stoppable: bool = True) -> None:
 
   stoppable: SIGTERM and SIGINT do what kdjax.stop says.
   """
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # that torch is not there
   if not progress.terminal():
     for library in ('HF_HUB', 'HF_DATASETS'):
       os.environ.setdefault(f'{library}_DISABLE_PROGRESS_BARS', '1')

@@ -4,7 +4,6 @@ python -m kdjax.predict DIR --data=rows.csv --out=predicted.csv
 """
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -234,7 +233,6 @@ def main(argv: list[str] | None = None) -> None:
   )
   parser.add_argument('--debug', action='store_true', help='a traceback of an error')
   asked = parser.parse_args(argv)
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   log.setup()
   try:
     clf = load(asked.model, asked.batch_size, asked.max_length)
