@@ -161,7 +161,7 @@ def _student() -> ConfigDict:
   c = ConfigDict()
   c.init = 'teacher'  # 'teacher': cut from its layers; 'random'; or a HuggingFace folder or id
   c.layers = 2
-  c.pick = 'skip'  # which of the teacher's: first, last, skip (evenly), or '0,3,5'
+  c.pick = 'skip'  # which of the teacher's: first, last, skip (evenly), every (n-th), or '0,3,5'
   c.width = 0  # random: sizes; 0: the teacher's
   c.heads = 0
   c.ffn = 0

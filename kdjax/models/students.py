@@ -37,8 +37,9 @@ def cut(
 def choose(n: int, layers: int | Sequence[int], pick: str = 'skip') -> tuple[int, ...]:
   """Indices of the teacher's n layers.
 
-  pick: 'first', 'last', or 'skip': evenly spaced with both ends, round(linspace(0, n - 1, layers)),
-  halves to even; one layer is layer 0. Of 12, six are 0, 2, 4, 7, 9, 11.
+  pick: 'first', 'last'; 'skip': evenly spaced with both ends, round(linspace(0, n - 1, layers)),
+  halves to even, one layer is layer 0, of 12 six are 0, 2, 4, 7, 9, 11; or 'every': the last layer
+  of each of as many blocks, (i + 1) n / layers - 1 rounded down, of 12 six are 1, 3, 5, 7, 9, 11.
   """
   if isinstance(layers, Sequence):
     chosen = tuple(layers)
@@ -54,7 +55,9 @@ def choose(n: int, layers: int | Sequence[int], pick: str = 'skip') -> tuple[int
     return tuple(range(n - layers, n))
   if pick == 'skip':
     return tuple(int(l) for l in np.round(np.linspace(0, n - 1, layers)))
-  raise ValueError(f"pick {pick!r} is not one of 'first', 'last', 'skip'")
+  if pick == 'every':
+    return tuple((i + 1) * n // layers - 1 for i in range(layers))
+  raise ValueError(f"pick {pick!r} is not one of 'first', 'last', 'skip', 'every'")
 
 
 def random(

@@ -5,12 +5,15 @@ import csv
 import html.parser
 import io
 import json
+import pathlib
 import re
 
 import pytest
 
 from kdjax.grid import docs, page, plots, tables
 from tests.grid import made
+
+DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 
 
 @pytest.fixture(scope='module')
@@ -143,6 +146,18 @@ def test_grids_of_several_days_are_one_page(grid):
   assert names == ['teacher', 'finetune', 'kd', 'aug_pro', 'kd (2)', 'codir']
   assert [row['run'] for row in tables.of(found, 'mnli', 1.0)][-2:] == ['aug_pro', 'codir']
   assert docs.page([grid, later]).count('kdjax.reproduce --config') == 2
+
+
+def test_the_results_of_the_documentation_are_those_that_are_kept():
+  kept = sorted((DOCS / 'grids').glob('*.json'))
+  grids = [json.loads(path.read_text()) for path in kept]
+  page = (DOCS / 'results.md').read_text()
+  pictures = re.findall(r'!\[\w+\S*\]\((.*)\)', page)
+  assert page == docs.page(grids, pictures)
+  assert {path.name for path in (DOCS / 'plots').iterdir()} == {
+    path.removeprefix('plots/') for path in pictures
+  }
+  assert all(grid == docs.kept(grid) for grid in grids)
 
 
 def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch):

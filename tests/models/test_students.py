@@ -49,9 +49,13 @@ def test_layers_are_picked_as_said():
   assert students.choose(6, 3, 'first') == (0, 1, 2)
   assert students.choose(6, 3, 'last') == (3, 4, 5)
   assert students.choose(6, 1) == (0,)
+  assert students.choose(6, 2, 'every') == (2, 5)
+  assert students.choose(12, 6, 'every') == (1, 3, 5, 7, 9, 11)
+  assert students.choose(12, 5, 'every') == (1, 3, 6, 8, 11)
   assert students.choose(6, (5, 0)) == (5, 0)
   for layers in range(1, 25):
     assert len(set(students.choose(24, layers))) == layers
+    assert len(set(students.choose(24, layers, 'every'))) == layers
 
 
 @pytest.mark.parametrize(
