@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from kdjax import evaluate, predict, report
+from kdjax import evaluate, predict, quote, report
 from kdjax.data import files, labels, sources
 from kdjax.grid import stats
 
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
   except (ValueError, OSError) as error:
     if asked.debug:
       raise
-    sys.exit(f'error: {" ".join(str(error).split())}')
+    sys.exit(f'error: {quote.line(error)}')
   out, p = compare(models, inputs, label)
   for (name, own), folder in zip(costs(models, inputs).items(), (asked.a, asked.b), strict=True):
     out['models'][name] |= own | dict(bytes=_bytes(folder))

@@ -7,14 +7,13 @@ import itertools
 import os
 import pathlib
 import re
-import signal
 import sys
 import tempfile
 import traceback
 
 from absl import app, flags
 
-from kdjax import allocator, distributed, progress, usage
+from kdjax import allocator, distributed, progress, quote, usage
 
 _HERE = pathlib.Path(__file__).parent
 _ALIKE = ('mode', 'fork', 'seeds')  # flags that all hosts have in common
@@ -112,10 +111,10 @@ def one_line_errors():
   try:
     yield
   except (ValueError, OSError, ImportError) as e:
-    hosts.fail(_flat(e))
+    hosts.fail(quote.line(e))
     if flags.FLAGS.debug:
       raise
-    sys.exit(f'error: {_flat(e)}')
+    sys.exit(f'error: {quote.line(e)}')
   hosts.meet()
 
 
@@ -125,17 +124,13 @@ def line(e: Exception) -> str:
     return ''
   if isinstance(e, MemoryError) or 'RESOURCE_EXHAUSTED' in str(e):
     return (
-      f'out of memory ({_flat(e)[:200]}): set config.train.remat=full, a larger '
+      f'out of memory ({quote.line(e)[:200]}): set config.train.remat=full, a larger '
       'config.train.accumulate, a smaller config.train.batch_size or config.data.max_length, or '
       'split the models by config.mesh.fsdp; --mode=dry_run shows what lies where'
     )
   raised = traceback.extract_tb(e.__traceback__)[-1].filename
   ours = isinstance(e, ValueError) and _HERE in pathlib.Path(raised).parents
-  return _flat(e) if ours or isinstance(e, (FloatingPointError, OSError)) else ''
-
-
-def _flat(e: Exception) -> str:
-  return ' '.join(str(e).split()) or type(e).__name__
+  return quote.line(e) if ours or isinstance(e, (FloatingPointError, OSError)) else ''
 
 
 def start(stoppable: bool = True) -> None:
@@ -200,10 +195,7 @@ def run(do=_main, page=usage.main) -> None:
   try:
     argv = _find_in_argv(sys.argv)
     if usage.asked(argv):
-      if hasattr(signal, 'SIGPIPE'):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends with head
-      print(page(configs_dir(), _named(argv)))
-      sys.exit()
+      usage.show(page(configs_dir(), _named(argv)))
   except ValueError as e:
     sys.exit(f'error: {e}')
 
@@ -256,7 +248,7 @@ def parse(argv):
   except (flags.Error, TypeError, ValueError) as e:
     if missing := re.findall('Flag (--.+?) must have a value other than None', str(e)):
       sys.exit(f'error: {" and ".join(missing)} must be given; --help has examples')
-    sys.exit(f'error: {_flat(e)}')
+    sys.exit(f'error: {quote.line(e)}')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from kdjax import evaluate, log, metrics, net, rowwise, sharding, tasks
+from kdjax import evaluate, log, metrics, net, quote, rowwise, sharding, tasks
 from kdjax.data import batches, images, lengths, sources, tokens
 from kdjax.models import hf, vision_files
 
@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
   except (ValueError, OSError) as error:
     if asked.debug:
       raise
-    sys.exit(f'error: {" ".join(str(error).split())}')
+    sys.exit(f'error: {quote.line(error)}')
   except KeyboardInterrupt:
     sys.exit(f'stopped: the same command goes on; {asked.out}.parts has what is done')
   print(f'{n:,} rows: {asked.out}')

@@ -21,6 +21,11 @@ def names(found) -> str:
   return ', '.join(map(value, found[:20])) + f', and {len(found) - 20} more' * (len(found) > 20)
 
 
+def line(e: BaseException) -> str:
+  """What an error of ours says, whole, on one line."""
+  return ' '.join(str(e).split()) or type(e).__name__
+
+
 def error(e: BaseException) -> str:
   """What an error of a library says: it may quote bytes of the file."""
   said = ' '.join(''.join(c if c.isprintable() else ' ' for c in str(e)).split())

@@ -144,8 +144,7 @@ def run() -> None:
   flags.DEFINE_bool('access_log', False, 'A line for each request.')
   main.debug()
   if usage.asked(sys.argv):
-    print(usage.serve())
-    sys.exit()
+    usage.show(usage.serve())
   main.go(_main)
 
 

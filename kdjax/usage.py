@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import pathlib
+import signal
 import sys
 import textwrap
 
@@ -74,6 +75,14 @@ opens it to others.
 def asked(argv: list[str]) -> bool:
   """Whether somebody wants help; absl's --helpfull and --helpxml are its own."""
   return any(arg in _ASKED for arg in argv[1:])
+
+
+def show(page: str) -> None:
+  """Prints help, and ends the program; `--help | head` ends with head, without a word."""
+  if hasattr(signal, 'SIGPIPE'):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+  print(page)
+  sys.exit()
 
 
 def configs(folder: pathlib.Path) -> str:

@@ -44,8 +44,8 @@ ARROWS = {
     'seeds', 'sharding', 'stop',
   },
   'rowwise': {'data', 'hosts', 'log', 'progress', 'quote', 'report'},
-  'predict': {'data', 'evaluate', 'log', 'metrics', 'models', 'net', 'rowwise', 'sharding',
-    'tasks',
+  'predict': {'data', 'evaluate', 'log', 'metrics', 'models', 'net', 'quote', 'rowwise',
+    'sharding', 'tasks',
   },
   'report': set(),
   'runs': {'report'},
@@ -66,7 +66,7 @@ ARROWS = {
   },
   'main': {
     'allocator', 'distributed', 'dry', 'exports', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop',
-    'progress', 'usage',
+    'progress', 'quote', 'usage',
   },
   'grid': {
     'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
@@ -78,7 +78,7 @@ ARROWS = {
   'serve': {
     'allocator', 'batching', 'log', 'main', 'models', 'predict', 'service', 'usage',
   },
-  'compare': {'data', 'evaluate', 'grid', 'predict', 'report'},
+  'compare': {'data', 'evaluate', 'grid', 'predict', 'quote', 'report'},
   '__init__': {'predict'},
 }  # fmt: skip
 

@@ -113,8 +113,9 @@ def test_help_teaches_in_a_terminal_and_names_every_config():
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='no pipe that ends its writer')
-def test_help_into_a_pipe_that_has_closed_is_no_traceback():
-  command = f'{sys.executable} -m kdjax.main --help | true'
+@pytest.mark.parametrize('module', ['kdjax.main', 'kdjax.serve'])
+def test_help_into_a_pipe_that_has_closed_is_no_traceback(module):
+  command = f'{sys.executable} -m {module} --help | true'
   done = subprocess.run(command, shell=True, cwd=ROOT, stderr=subprocess.PIPE, timeout=300)
   assert done.stderr == b''
 
