@@ -35,7 +35,12 @@ def kept(grid: dict) -> dict:
     for row in grid['rows']
   ]
   rest = {k: v for k, v in grid.items() if k != 'configs'}
-  return rest | dict(rows=rows, commands=[_FOLDER.sub(r'\1<folder>', grid['commands'][0])])
+  return rest | dict(rows=rows, commands=[_command(grid)])
+
+
+def _command(grid: dict) -> str:
+  """That was given, without folders."""
+  return _FOLDER.sub(r'\1<folder>', grid['commands'][0])
 
 
 def joined(grids: list[dict]) -> dict:
@@ -57,8 +62,7 @@ def page(grids: list[dict], figures: list[str] = ()) -> str:
     parts.append(_AGAIN)
   for grid in grids:
     said = ', '.join(f'{k} {v}' for k, v in grid['versions'].items())
-    parts.append(f'```sh\n{kept(grid)["commands"][0]}\n```')
-    parts.append(f'{grid["device"]}; {said}.')
+    parts += [f'```sh\n{_command(grid)}\n```', f'{grid["device"]}; {said}.']
   parts += [tables.markdown(table) for table in tables.all_of(joined(grids))]
   parts += [f'![{pathlib.Path(path).stem}]({path})' for path in figures]
   return '\n\n'.join(parts) + '\n'
@@ -69,26 +73,33 @@ def main() -> None:
   parser.add_argument('grids', nargs='+', type=pathlib.Path, help='grid.json of kdjax.reproduce')
   parser.add_argument('--out', type=pathlib.Path, help='the page to write')
   parser.add_argument(
-    '--plots', type=pathlib.Path, help='folder of its pictures, beside or below the page'
+    '--plots', type=pathlib.Path, help='folder of its pictures, within that of the page'
   )
   parser.add_argument('--keep', type=pathlib.Path, help='file for the numbers of one grid')
   asked = parser.parse_args()
+  if not (asked.out or asked.keep) or (asked.plots and not asked.out):
+    parser.error('nothing to write: --keep=FILE, or --out=PAGE, with or without --plots=FOLDER')
+  if asked.keep and len(asked.grids) > 1:
+    parser.error(f'--keep={asked.keep} is for one grid, {len(asked.grids)} are named')
   try:
     grids = [report.read_json(path) for path in asked.grids]
     if asked.keep:
-      if len(grids) > 1:
-        raise ValueError(f'--keep={asked.keep} is for one grid, {len(grids)} are named')
       report.write_json(asked.keep, kept(grids[0]))
-    figures = []
-    if asked.plots:
-      found = plots.all_of(joined(grids))
-      plots.save(found, asked.plots, ('png',))
-      where = asked.plots.resolve().relative_to(asked.out.resolve().parent)
-      figures = [f'{where}/{name}.png' for name in found]
     if asked.out:
+      figures = _pictures(grids, asked.plots, asked.out.parent) if asked.plots else []
       asked.out.write_text(page(grids, figures), encoding='utf8')
+  except ImportError:
+    raise SystemExit(f'error: no plots: {plots.REMEDY}') from None
   except (OSError, ValueError) as error:
     raise SystemExit(f'error: {error}') from None
+
+
+def _pictures(grids: list[dict], folder: pathlib.Path, beside: pathlib.Path) -> list[str]:
+  """Saves the plots of all grids: their paths, as a page in folder `beside` names them."""
+  where = folder.resolve().relative_to(beside.resolve())
+  found = plots.all_of(joined(grids))
+  plots.save(found, folder, ('png',))
+  return [f'{where}/{name}.png' for name in found]
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ def _scored(job: grid_jobs.Job, name: str) -> bool:
 
 
 def _asked(job: grid_jobs.Job) -> dict:
-  return dict(sets=list(job.sets), rows=job.rows, search=job.search)
+  return dict(sets=list(job.sets), rows=job.rows, search=job.search, pooled=POOLED)
 
 
 def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> None:

@@ -240,9 +240,9 @@ def closed(row: dict, split: str) -> str:
   return 'n/a' if share is None else f'{100 * share:.0f} %'
 
 
-def markdown(table: Table, draw=report.markdown, level: str = '##') -> str:
-  """Title, table, note; draw: report.shown for a terminal; level: of the title."""
-  parts = [f'{level} {table.title}', draw(table.head, table.lines), table.note]
+def markdown(table: Table, draw=report.markdown) -> str:
+  """Title, table, note; draw: report.shown for a terminal."""
+  parts = [f'## {table.title}', draw(table.head, table.lines), table.note]
   return '\n\n'.join(filter(None, parts))
 
 

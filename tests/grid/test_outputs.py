@@ -160,7 +160,7 @@ def test_the_results_of_the_documentation_are_those_that_are_kept():
   assert all(grid == docs.kept(grid) for grid in grids)
 
 
-def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch):
+def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch, capsys):
   (tmp_path / 'grid.json').write_text(json.dumps(grid))
   run = lambda *flags: (monkeypatch.setattr('sys.argv', ['docs', *map(str, flags)]), docs.main())  # noqa: E731
   kept, out = tmp_path / 'sst2.json', tmp_path / 'results.md'
@@ -168,5 +168,11 @@ def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch):
   run(f'--out={out}', f'--plots={tmp_path / "plots"}', kept)
   pictures = re.findall(r'!\[\w+\S*\]\((.*)\)', out.read_text())
   assert 'plots/gap.png' in pictures and all((tmp_path / path).is_file() for path in pictures)
-  with pytest.raises(SystemExit, match='is for one grid, 2 are named'):
-    run(f'--keep={kept}', kept, kept)
+  for flags, said in (
+    ([f'--keep={kept}', kept, kept], 'is for one grid, 2 are named'),
+    ([kept], 'nothing to write'),
+    ([f'--plots={tmp_path}', f'--keep={kept}', kept], 'nothing to write'),
+  ):
+    with pytest.raises(SystemExit):
+      run(*flags)
+    assert said in capsys.readouterr().err
