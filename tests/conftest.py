@@ -55,7 +55,8 @@ def lines_of_one_test():
   loggers = logging.getLogger('kdjax'), logging.root
   before = [(one.propagate, one.level, list(one.handlers)) for one in loggers]
   yield
-  for one, (one.propagate, level, one.handlers) in zip(loggers, before, strict=True):
+  for one, (propagate, level, handlers) in zip(loggers, before, strict=True):
+    one.propagate, one.handlers = propagate, handlers
     one.setLevel(level)
 
 
