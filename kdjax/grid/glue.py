@@ -1,6 +1,7 @@
 """Files that the GLUE server takes: one tsv a task, and a zip where all eleven are there."""
 
 import io
+import os
 import pathlib
 import zipfile
 
@@ -60,32 +61,40 @@ def write(grid: dict, workdir: pathlib.Path) -> list[str]:
   """<workdir>/glue/train<share>/<run>/seed<n>/*.tsv of every model; what to know of them, by line.
 
   A file whose rows are not the official test set's is not written. Where all eleven are there, so
-  is submission.zip.
+  is submission.zip. What holds for several models is said once.
   """
-  said, models = [], {}
+  said, models = {}, {}
   for row in grid['rows']:
     if row['task'] in tasks.GLUE:
       models.setdefault((row['fraction'], row['run']), []).append(row)
   for (fraction, run), rows in models.items():
     for seed in dict.fromkeys(s for row in rows for s in row['seeds']):
-      found, refused = _files(rows, seed, workdir)
+      found, remarks = _files(rows, seed, workdir)
       folder = workdir / 'glue' / f'train{fraction:g}' / run / f'seed{seed}'
-      name = f'{folder.relative_to(workdir)}: '
       missing = [n for n, _ in FILES.values() if n not in found]
-      said += [name + line for line in refused]
-      if not found:
-        continue
-      folder.mkdir(parents=True, exist_ok=True)
+      if found:
+        _save(folder, found, whole=not missing)
+        few = f'{len(found)} of 11 files, without {", ".join(missing)}: no zip'
+        remarks.append(few if missing else 'submission.zip, 11 files')
+      for line in remarks:
+        said.setdefault(line, []).append(folder.relative_to(workdir))
+  return [f'{_named(folders)}: {line}' for line, folders in said.items()]
+
+
+def _save(folder: pathlib.Path, found: dict[str, str], whole: bool) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  for stem, text in found.items():
+    (folder / f'{stem}.tsv').write_text(text, encoding='utf8')
+  if whole:
+    with zipfile.ZipFile(folder / 'submission.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
       for stem, text in found.items():
-        (folder / f'{stem}.tsv').write_text(text, encoding='utf8')
-      if missing:
-        said.append(f'{name}{len(found)} of 11 files, without {", ".join(missing)}: no zip')
-        continue
-      with zipfile.ZipFile(folder / 'submission.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
-        for stem, text in found.items():
-          archive.writestr(f'{stem}.tsv', text)
-      said.append(f'{name}submission.zip, 11 files')
-  return said
+        archive.writestr(f'{stem}.tsv', text)
+
+
+def _named(folders: list[pathlib.Path]) -> str:
+  if len(folders) == 1:
+    return str(folders[0])
+  return f'{os.path.commonpath(folders)}, {len(folders)} models'
 
 
 def _files(rows: list[dict], seed: int, workdir: pathlib.Path) -> tuple[dict[str, str], list[str]]:
