@@ -8,6 +8,7 @@ stopped or killed goes on: runs are those of kdjax.main, and what is finished is
 """
 
 import contextlib
+import functools
 import pathlib
 import shlex
 import sys
@@ -28,13 +29,15 @@ def _run(argv) -> None:
       todo = jobs.of(c, workdir, flags.FLAGS.seeds)
       if hosts.first():
         held.enter_context(lock.of(workdir))
-      missing = [job for job in todo if not hosts.agree(lambda job=job: scores.done(job))]
-      tests = {name: _test(c, name, job) for job in missing for name in job.sets}
-      for job in missing:
+      found = [(job, hosts.agree(lambda job=job: scores.missing(job))) for job in todo]
+      missing = [(job, names) for job, names in found if names]
+      tests = {name: _test(c, name, job) for job, _ in missing for name in job.sets}
+      for job, _ in missing:
         _check(job)
-    for job in missing:
+    for job, names in missing:
       own = {name: tests[name] for name in job.sets}
-      main.train(job.c, job.workdir, lambda plan, job=job, own=own: scores.write(job, plan, own))
+      write = functools.partial(scores.write, job, tests=own, names=names)
+      main.train(job.c, job.workdir, write)
     if hosts.first():
       with main.one_line_errors():
         _report(c, todo, workdir)

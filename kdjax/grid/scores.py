@@ -22,17 +22,17 @@ _ONE = 32  # rows of which the latency is: one at a time
 POOLED = 'validation+test'  # where both are labelled and neither chose: more rows, less noise
 
 
-def done(job: grid_jobs.Job) -> bool:
-  """Whether all of a job is trained as it is asked now, and scored on its sets."""
+def missing(job: grid_jobs.Job) -> list[str]:
+  """Runs of a job that are not trained as is asked now, or not scored on its sets."""
   c = env.settle(job.c)[0]
-  for name in job.names:
-    folder = job.workdir / name
-    trained = name not in runs.order(c) or (
-      runs.done(c, folder) and not runs.differ(folder, runs.asked(c, name))
-    )
-    if not trained or not _scored(job, name):
-      return False
-  return True
+  return [name for name in job.names if not (_trained(job, c, name) and _scored(job, name))]
+
+
+def _trained(job: grid_jobs.Job, c, name: str) -> bool:
+  if name not in runs.order(c):  # a teacher that is taken as it is
+    return True
+  folder = job.workdir / name
+  return runs.done(c, folder) and not runs.differ(folder, runs.asked(c, name))
 
 
 def _scored(job: grid_jobs.Job, name: str) -> bool:
@@ -44,9 +44,12 @@ def _asked(job: grid_jobs.Job) -> dict:
   return dict(sets=list(job.sets), rows=job.rows, search=job.search, pooled=POOLED)
 
 
-def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> None:
-  """Score every model of a job; of several hosts all compute, and the first writes."""
-  models = jobs.trained(plan)
+def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test], names: list[str]) -> None:
+  """Train what is not trained, and score these runs, beside their teacher.
+
+  Of several hosts all compute, and the first writes.
+  """
+  models = {k: v for k, v in jobs.trained(plan).items() if k in ('teacher', *names)}
   data = _data(job, plan, tests)
   sizes = plan.scoring
   calls, slow, said, teacher = {}, {}, {}, {}
@@ -76,7 +79,7 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> Non
   for name, value in said.items():
     value['cost'] |= dict(examples_per_second=rates[name], latency_ms=1e3 / latencies[name])
     value['cost'] |= dict(faster=rates[name] / rates['teacher'])
-    # A teacher that another job of this workdir has scored keeps its times.
+    # A teacher that was scored before, beside other students, keeps its times.
     if hosts.first() and not (name == 'teacher' and _scored(job, name)):
       report.write_json(job.workdir / name / FILE, value)
 

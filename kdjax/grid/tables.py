@@ -216,7 +216,7 @@ def cost(rows: list[dict], grid: dict) -> Table:
     )
   note = (
     'Seconds of training steps by the log, without evaluations and checkpoints; the speeds of one '
-    'machine, models taken in turn. Latency: one row at a time.'
+    'machine, models taken in turn with their teacher. Latency: one row at a time.'
   )
   return Table(f'{_setting(rows[0])}: cost', head, lines, note)
 

@@ -60,6 +60,19 @@ def test_nothing_finished_is_done_again(done, monkeypatch):
   assert toy_grid.run(c, workdir) == grid
 
 
+def test_one_run_is_scored_without_the_others(done):
+  c, workdir, grid = done
+  (job,) = jobs.of(c, workdir, None)
+  files = {name: job.workdir / name / scores.FILE for name in job.names}
+  files['kd'].unlink()
+  assert scores.missing(job) == ['kd']
+  kept = {name: path.read_text() for name, path in files.items() if path.exists()}
+  again = toy_grid.run(c, workdir)
+  assert kept == {name: files[name].read_text() for name in kept}
+  for row, before in zip(again['rows'], grid['rows'], strict=True):
+    assert all(row[part] == before[part] for part in ('scores', 'agreement', 'difference'))
+
+
 def test_an_independent_script_finds_the_same_numbers(done):
   _, workdir, grid = done
   (workdir / 'grid.json').write_text(json.dumps(grid))
@@ -77,11 +90,11 @@ def test_an_independent_script_finds_the_same_numbers(done):
 def test_another_grid_of_the_folder_is_not_taken_for_this_one(done):
   c, workdir, _ = done
   (job,) = jobs.of(c, workdir, None)
-  assert scores.done(job)
-  assert not scores.done(job._replace(sets=('imdb',)))
+  assert scores.missing(job) == []
+  assert scores.missing(job._replace(sets=('imdb',))) == job.names
   other = c.copy_and_resolve_references()
   other.train.rate = 0.1
-  assert not scores.done(jobs.of(other, workdir, None)[0])
+  assert scores.missing(jobs.of(other, workdir, None)[0]) == ['finetune', 'kd', 'token_replace']
 
 
 def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):

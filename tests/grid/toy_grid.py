@@ -32,6 +32,6 @@ def run(c, workdir: pathlib.Path) -> dict:
 
   todo = jobs.of(c, workdir, None)
   for job in todo:
-    if not scores.done(job):
-      scores.write(job, single.prepare(job.c, job.workdir), {})
+    if names := scores.missing(job):
+      scores.write(job, single.prepare(job.c, job.workdir), {}, names)
   return gather.grid(todo, workdir, jobs.methods(c), resamples=50)
