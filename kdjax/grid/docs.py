@@ -20,11 +20,11 @@ Written by `python -m kdjax.grid.docs` from what `python -m kdjax.reproduce` mea
 of each grid has its plots, samples and configs. No number here is from a paper. What else was
 tried, and why things are as they are: [findings.md](findings.md)."""
 _AGAIN = """A run that several of these commands made with the same scores stands once. With other
-scores (another machine adds up in another order) it stands again, as `kd (2)`; a difference from KD
-is always that from the KD of the same command."""
+scores (other fields, or another machine that adds up in another order) it stands again, under the
+command's name: `kd (name)`. A difference from KD is always that from the KD of the same command."""
 # Where data lie on somebody's machine is nobody's business.
 _FOLDER = re.compile(
-  r'(--(?:workdir|config\.(?:data\.dir|data\.cache|grid\.ood_dir))=)(\'[^\']*\'|\S+)'
+  r'(--(?:workdir|config\.(?:data\.(?:dir|cache|unlabelled)|grid\.ood_dir))=)(\'[^\']*\'|\S+)'
 )
 
 
@@ -43,29 +43,46 @@ def _command(grid: dict) -> str:
   return _FOLDER.sub(r'\1<folder>', grid['commands'][0])
 
 
-def joined(grids: list[dict]) -> dict:
-  """One grid of all rows; a run that was measured again with other scores has a number."""
-  columns: dict[tuple, dict[str, dict]] = {}
-  for row in (row for grid in grids for row in grid['rows']):
-    own = columns.setdefault((row['task'], row['fraction']), {})
-    again = [one for one in own.values() if one['run'].partition(' (')[0] == row['run']]
-    if all(one['scores'] != row['scores'] for one in again):
-      name = f'{row["run"]} ({len(again) + 1})' if again else row['run']
-      own[name] = row | dict(run=name)
-  return grids[0] | dict(rows=[row for own in columns.values() for row in own.values()])
+def joined(grids: dict[str, dict]) -> dict:
+  """One grid of all rows; a run that was measured again with other scores has its grid's name."""
+  columns: dict[tuple, dict[str, list[dict]]] = {}
+  for name, grid in grids.items():
+    for row in grid['rows']:
+      own = columns.setdefault((row['task'], row['fraction']), {})
+      again = own.setdefault(row['run'], [])
+      if all(one['scores'] != row['scores'] for one in again):
+        again.append(row | dict(run=f'{row["run"]} ({name})' if again else row['run']))
+  rows = [row for own in columns.values() for again in own.values() for row in again]
+  return next(iter(grids.values())) | dict(rows=rows)
 
 
-def page(grids: list[dict], figures: list[str] = ()) -> str:
+def page(grids: dict[str, dict], figures: list[str] = ()) -> str:
   """What was run, and the tables of all; figures: paths of pictures, as the page names them."""
   parts = [_HEAD]
   if len(grids) > 1:
     parts.append(_AGAIN)
-  for grid in grids:
+  for name, grid in grids.items():
     said = ', '.join(f'{k} {v}' for k, v in grid['versions'].items())
-    parts += [f'```sh\n{_command(grid)}\n```', f'{grid["device"]}; {said}.']
+    command = f'```sh\n{_command(grid)}\n```'
+    parts += [command, f'{name}: {grid["device"]}; {said}.']
   parts += [tables.markdown(table) for table in tables.all_of(joined(grids))]
   parts += [f'![{pathlib.Path(path).stem}]({path})' for path in figures]
   return '\n\n'.join(parts) + '\n'
+
+
+def read(paths: list[pathlib.Path]) -> dict[str, dict]:
+  """Grids by name: that of the file, or of its workdir.
+
+  Raises:
+    ValueError, OSError: two of one name, a file that cannot be read.
+  """
+  found: dict[str, dict] = {}
+  for path in paths:
+    name = path.resolve().parent.name if path.name == 'grid.json' else path.stem
+    if name in found:
+      raise ValueError(f'{path}: another grid is called {name}: rename one of the files')
+    found[name] = report.read_json(path)
+  return found
 
 
 def main() -> None:
@@ -82,9 +99,9 @@ def main() -> None:
   if asked.keep and len(asked.grids) > 1:
     parser.error(f'--keep={asked.keep} is for one grid, {len(asked.grids)} are named')
   try:
-    grids = [report.read_json(path) for path in asked.grids]
+    grids = read(asked.grids)
     if asked.keep:
-      report.write_json(asked.keep, kept(grids[0]))
+      report.write_json(asked.keep, kept(*grids.values()))
     if asked.out:
       figures = _pictures(grids, asked.plots, asked.out.parent) if asked.plots else []
       asked.out.write_text(page(grids, figures), encoding='utf8')
@@ -94,7 +111,7 @@ def main() -> None:
     raise SystemExit(f'error: {error}') from None
 
 
-def _pictures(grids: list[dict], folder: pathlib.Path, beside: pathlib.Path) -> list[str]:
+def _pictures(grids: dict[str, dict], folder: pathlib.Path, beside: pathlib.Path) -> list[str]:
   """Saves the plots of all grids: their paths, as a page in folder `beside` names them."""
   where = folder.resolve().relative_to(beside.resolve())
   found = plots.all_of(joined(grids))

@@ -150,7 +150,7 @@ def results(rows: list[dict], grid: dict) -> Table:
 
 def elsewhere(rows: list[dict], grid: dict) -> Table:
   """One setting's sets from elsewhere: accuracies and differences from KD."""
-  sets = list(rows[0]['ood'])
+  sets = list(dict.fromkeys(name for row in rows for name in row['ood']))
   head = ['', *(h for name in sets for h in (name, f'{name} - {grid["base"]}'))]
   lines = [
     [
@@ -159,33 +159,41 @@ def elsewhere(rows: list[dict], grid: dict) -> Table:
         cell
         for name in sets
         for cell in (
-          report.spread(row['ood'][name]['accuracy']),
+          _spread(row['ood'], name, 'accuracy'),
           difference(row['difference'].get(f'ood/{name}')),
         )
       ),
     ]
     for row in rows
+    if row['ood']
   ]
-  return Table(f'{_setting(rows[0])}: out of domain, accuracy', head, lines, _merged(rows[0]))
+  return Table(f'{_setting(rows[0])}: out of domain, accuracy', head, lines, _merged(rows))
 
 
 def subsets(rows: list[dict]) -> list[Table]:
   """Of each set that has groups, their accuracies."""
   out = []
-  for name, numbers in rows[0]['ood'].items():
+  found = {name: numbers for row in rows for name, numbers in row['ood'].items()}
+  for name, numbers in found.items():
     groups = [group for group in numbers if group != 'accuracy']
-    lines = [[r['run'], *(report.spread(r['ood'][name][g]) for g in groups)] for r in rows]
+    lines = [[r['run'], *(_spread(r['ood'], name, g) for g in groups)] for r in rows]
     if groups:
       out.append(Table(f'{_setting(rows[0])}: parts of {name}, accuracy', ['', *groups], lines))
   return out
 
 
+def _spread(numbers: dict, split: str, name: str) -> str:
+  """A cell; empty where another command of the page has this split, and this row's has not."""
+  return report.spread(numbers[split][name]) if split in numbers else ''
+
+
 def agreement(rows: list[dict]) -> Table:
   """How students imitate their teacher, in and out of domain."""
   students = [row for row in rows if row['agreement']]
-  places = [(split, name) for split, own in students[0]['agreement'].items() for name in own]
+  each = [(split, name) for r in students for split, own in r['agreement'].items() for name in own]
+  places = list(dict.fromkeys(each))
   head = ['', *(f'{split.removeprefix("ood/")} {name}' for split, name in places)]
-  lines = [[r['run'], *(report.spread(r['agreement'][s][n]) for s, n in places)] for r in students]
+  lines = [[r['run'], *(_spread(r['agreement'], s, n) for s, n in places)] for r in students]
   note = (
     'same: share of rows on which student and teacher decide alike; kl: of the student from the '
     'teacher at temperature 1, nats, mean over rows. Of scores: correlation and squared difference.'
@@ -301,15 +309,17 @@ def _setting(row: dict) -> str:
   return row['task'] if row['fraction'] == 1 else f'{row["task"]} {100 * row["fraction"]:g} %'
 
 
-def _merged(row: dict) -> str:
+def _merged(rows: list[dict]) -> str:
   """Which classes of the task count as which of a set, where these are fewer."""
+  labels = rows[0]['labels']
+  found = {name: classes for row in rows for name, classes in row['classes'].items()}
   said = [
     f'{name} has {", ".join(classes)}'
-    for name, classes in row['classes'].items()
-    if len(classes) < len(row['labels'])
+    for name, classes in found.items()
+    if len(classes) < len(labels)
   ]
   return "" if not said else (
-    f'Trained on {", ".join(row["labels"])}. ' + '; '.join(said)
+    f'Trained on {", ".join(labels)}. ' + '; '.join(said)
     + ': the class with the highest logit is taken first, and every class but the first is then '
     'the second.'
   )  # fmt: skip

@@ -125,7 +125,7 @@ def test_plots_are_written_as_png_and_svg(grid, tmp_path):
 
 
 def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
-  text = docs.page([grid])
+  text = docs.page(dict(a=grid))
   assert text.startswith('# Results\n') and text.count('## All methods') == 1
   assert '--config.data.dir=<folder>' in text and '/home/me' not in text
   assert all(tables.markdown(table) in text for table in tables.all_of(grid))
@@ -134,30 +134,33 @@ def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
 def test_grids_of_several_days_are_one_page(grid):
   kept = docs.kept(grid)
   assert not re.search('/home/me|a <b>', json.dumps(kept))  # no folder, no text of the data
-  assert docs.page([kept]) == docs.page([grid])
-  assert docs.joined([grid, kept])['rows'] == grid['rows']  # the same scores stand once
+  assert docs.page(dict(a=kept)) == docs.page(dict(a=grid))
+  assert docs.joined(dict(a=grid, b=kept))['rows'] == grid['rows']  # the same scores stand once
   later = copy.deepcopy(grid)
   for row in later['rows']:
     row['run'] = 'codir' if row['run'] == 'aug_pro' else row['run']
     if (row['task'], row['run']) == ('rte', 'kd'):
       row['scores']['validation']['accuracy'][0] += 0.01
-  found = docs.joined([grid, later])
+    if row['task'] == 'mnli' and row['run'] == 'codir':  # asked for no sets from elsewhere
+      row['ood'] = row['classes'] = {}
+  found = docs.joined(dict(a=grid, later=later))
   names = [row['run'] for row in tables.of(found, 'rte', 1.0)]
-  assert names == ['teacher', 'finetune', 'kd', 'aug_pro', 'kd (2)', 'codir']
+  assert names == ['teacher', 'finetune', 'kd', 'kd (later)', 'aug_pro', 'codir']
   assert [row['run'] for row in tables.of(found, 'mnli', 1.0)][-2:] == ['aug_pro', 'codir']
-  assert docs.page([grid, later]).count('kdjax.reproduce --config') == 2
+  page = docs.page(dict(a=grid, later=later))
+  assert page.count('kdjax.reproduce --config') == 2 and '\nlater: ' in page
 
 
 def test_the_results_of_the_documentation_are_those_that_are_kept():
   kept = sorted((DOCS / 'grids').glob('*.json'))
-  grids = [json.loads(path.read_text()) for path in kept]
+  grids = docs.read(kept)
   page = (DOCS / 'results.md').read_text()
   pictures = re.findall(r'!\[\w+\S*\]\((.*)\)', page)
   assert page == docs.page(grids, pictures)
   assert {path.name for path in (DOCS / 'plots').iterdir()} == {
     path.removeprefix('plots/') for path in pictures
   }
-  assert all(grid == docs.kept(grid) for grid in grids)
+  assert all(grid == docs.kept(grid) for grid in grids.values())
 
 
 def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch, capsys):
@@ -176,3 +179,8 @@ def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
       run(*flags)
     assert said in capsys.readouterr().err
+  (tmp_path / 'other').mkdir()
+  twin = kept.rename(tmp_path / 'other/sst2.json')
+  kept.write_text(twin.read_text())
+  with pytest.raises(SystemExit, match=r'other/sst2.json: another grid is called sst2'):
+    run(f'--out={out}', kept, twin)
