@@ -21,7 +21,8 @@ of each grid has its plots, samples and configs. No number here is from a paper.
 tried, and why things are as they are: [findings.md](findings.md)."""
 _AGAIN = """A run that several of these commands made with the same scores stands once. With other
 scores (other fields, or another machine that adds up in another order) it stands again, under the
-command's name: `kd (name)`. A difference from KD is always that from the KD of the same command."""
+command's name: `kd (name)`. Differences from KD and costs beside KD's are from the KD of the same
+command."""
 # Where data lie on somebody's machine is nobody's business.
 _FOLDER = re.compile(
   r'(--(?:workdir|config\.(?:data\.(?:dir|cache|unlabelled)|grid\.ood_dir))=)(\'[^\']*\'|\S+)'
