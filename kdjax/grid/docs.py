@@ -1,6 +1,6 @@
 """docs/results.md, from the grid.json of one grid or more; never written by hand.
 
-python -m kdjax.grid.docs --keep=docs/grids/sst2.json runs/low/grid.json
+python -m kdjax.grid.docs --keep=docs/grids/low.json runs/low/grid.json
 python -m kdjax.grid.docs --out=docs/results.md docs/grids/*.json
 
 What is kept has every number and no text of the data, no folder of a machine. Grids of several
