@@ -5,9 +5,9 @@ python -m kdjax.reproduce --config=configs/grid.py[:quick|glue_low|glue|ood|sear
 quick (the default): embedded text, three minutes on 2 CPU cores, not for comparison. glue_low: a
 tenth of the large train splits, all of the small ones (AugPro's low-data setting). glue: all of it.
 ood: tasks with test sets from elsewhere. In the last three a part of train chooses checkpoints, and
-the task's validation split is a test that chooses nothing. search: four trials of each method in
-the setting of glue_low, scored on that part of train alone; the winners go into of_task and
-of_method by hand.
+the task's validation split is a test that chooses nothing. search: four trials of each method, the
+first with what ships, for a third of glue_low's steps, scored on that part of train alone; what
+wins goes into of_method by hand.
 """
 
 from ml_collections import ConfigDict
@@ -25,28 +25,32 @@ _SETS = (
   'cad_nli_revised_premise,paws_qqp,paws_wiki'
 )
 
-# What a search tries of a method, with two rates of training; of fine-tuning, four rates.
-_RATES = (1e-4, 3e-4)
-_ALONE = (5e-5, 1e-4, 3e-4, 6e-4)
+# What a search tries of a method, beside what ships. Rates are tried of fine-tuning alone: one that
+# suits a third of the steps is not one for all of them.
+_HALF, _MORE = dict(portion=0.5), dict(augmented=2.0)  # fewer tokens open; weight of the new text
+_PORTIONS = (_HALF, dict(portion=0.25), _HALF | _MORE)
+_FEWER, _LOUDER = dict(rho=0.15), dict(augmented=2 / 3)
 _TRIED = dict(
-  kd=dict(temperature=(1.0, 4.0)),
-  augpro=dict(augmented=(0.5, 1.0)),
-  augpro_fgsm=dict(epsilon=(0.1, 0.18)),
-  augpro_codir=dict(augmented=(0.5, 1.0)),
-  augpro_cilda=dict(augmented=(0.5, 1.0)),
-  mate_kd=dict(rho=(0.15, 0.3)),
-  cilda=dict(rho=(0.15, 0.3)),
-  codir=dict(weight=(0.1, 1.0)),
-  backward_kd=dict(cap=(0.5, 1.0)),
-  pkd=dict(weight=(1.0, 10.0)),
-  rail_kd=dict(weight=(1 / 3, 1.0)),
-  mixkd=dict(alpha=(0.4, 1.0)),
-  freelb=dict(radius=(0.1, 0.2)),
-  token_replace=dict(portion=(0.2, 0.4)),
-  annealing_kd=dict(t_max=(7, 14)),
-  continuation_kd=dict(margin=(0.1, 1.0)),
-  comkd=dict(t_max=(10, 20)),
+  finetune=({},) * 3,
+  kd=(dict(temperature=2.0), dict(temperature=4.0), dict(hard=0.1)),
+  augpro=_PORTIONS,
+  augpro_fgsm=_PORTIONS,
+  mate_kd=(_FEWER, _LOUDER, _FEWER | _LOUDER),
+  cilda=(_FEWER, (gold := dict(augmented=1 / 3, hard_new=0.0)), _FEWER | gold),
+  codir=(dict(weight=1.0), dict(temperature=1.0), dict(pool='mean')),
+  backward_kd=(dict(cap=0.5), _MORE, dict(rate=0.1)),
+  augpro_codir=_PORTIONS,
+  augpro_cilda=_PORTIONS,
+  pkd=(dict(weight=10.0), dict(temperature=1.0), dict(pool='mean')),
+  rail_kd=(dict(weight=0.1), dict(weight=1.0), dict(kind='layer')),
+  mixkd=(dict(alpha=1.0), dict(hard_new=0.0), _MORE),
+  freelb=(dict(radius=0.2), dict(radius=0.4), dict(target='teacher')),
+  token_replace=(dict(portion=0.2), dict(candidates=5), _MORE),
+  annealing_kd=(dict(t_max=3), dict(t_max=14), dict(phases=(9, 9))),
+  continuation_kd=(dict(t_max=5), dict(margin=0.01), dict(margin=1.0)),
+  comkd=(dict(t_max=5), dict(phases=(20, 20)), _FEWER),
 )
+_ALONE = (3e-4, 1e-4, 6e-4, 1e-3)
 
 
 def get_config(name: str = ''):
@@ -112,16 +116,13 @@ def _ood(c) -> None:
 def _search(c) -> None:
   _glue_low(c)
   c.grid.search = True
-  c.seeds = 2
+  c.train.epochs = 1.0
   names = []
   for method in _METHODS.split(','):
-    trials = [(rate, {}) for rate in _ALONE]
-    if method in _TRIED:
-      ((field, values),) = _TRIED[method].items()
-      trials = [(rate, {field: value}) for rate in _RATES for value in values]
-    for n, (rate, fields) in enumerate(trials):
+    for n, fields in enumerate(({}, *_TRIED[method])):
       name = f'{method}_{n}'
       c.baselines[name] = c.baselines[method].to_dict() | fields
-      c.grid.of_method[name] = dict(train=dict(rate=rate))
+      if method == 'finetune':
+        c.grid.of_method[name] = dict(train=dict(rate=_ALONE[n]))
       names.append(name)
   c.grid.methods = ','.join(names)

@@ -92,10 +92,11 @@ def searched(grid: dict) -> Table:
     told = [row['fields'] | dict(rate_of_training=row['rate']) for row in rows]
     differ = [k for k in told[0] if any(own[k] != told[0][k] for own in told)]
     won = best['fields'] | dict(rate_of_training=best['rate'])
-    said = ', '.join(f'{k} {won[k]:g}' for k in differ)
-    line = [_setting(best), name, str(len(rows)), best['run'], report.spread(score(best)), said]
-    lines.append(line)
-  head = ['setting', 'method', 'trials', 'best', 'score', 'with']
+    number = lambda x: f'{x:g}' if isinstance(x, float) else str(x)  # noqa: E731
+    said = ', '.join(f'{k} {number(won[k])}' for k in differ)
+    first, top = report.spread(score(rows[0])), report.spread(score(best))
+    lines.append([_setting(best), name, str(len(rows)), first, best['run'], top, said])
+  head = ['setting', 'method', 'trials', 'the first', 'best', 'score', 'with']
   note = 'By the mean over seeds on the part of train that chooses; no other split was read.'
   return Table('Search', head, lines, note)
 

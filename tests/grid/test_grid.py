@@ -199,9 +199,10 @@ def test_a_card_of_a_trial_names_what_it_has_of_its_own(tmp_path):
   for job in jobs.of(grid.get_config('search'), tmp_path, None):
     for name in job.names:
       changed = runs.changed(job.c, name)
-      if name in ('kd_0', 'kd_3'):
-        assert ('train.rate' in changed) == (job.c.train.rate != 3e-4)
-        assert changed.get('method.temperature') == (4.0 if name == 'kd_3' else None)
+      if name.startswith('finetune_'):
+        assert ('train.rate' in changed) == (name != 'finetune_0')
+      if name in ('kd_0', 'kd_2'):
+        assert changed.get('method.temperature') == (4.0 if name == 'kd_2' else None)
   common = env.settle(jobs.of(grid.get_config('quick'), tmp_path, None)[0].c)[0]
   assert not [key for key in runs.changed(common, 'augpro') if key.startswith('method.')]
 
@@ -214,8 +215,9 @@ def test_the_table_of_a_search_names_the_best_trial_and_what_it_was():
   rows = [row('a_0', 1e-4, [0.5, 0.6], 1.0), row('a_1', 3e-4, [0.7, 0.6], 2.0)]
   rows += [row('b_c_0', 1e-4, [0.9, 0.6], 1.0), row('b_c_1', 1e-4, [0.7, 0.6], 2.0)]
   lines = tables.searched(dict(rows=[row('teacher', 0, [1.0], 0.0), *rows])).lines
-  assert [line[1:4] for line in lines] == [['a', '2', 'a_1'], ['b_c', '2', 'b_c_0']]
-  assert [line[5] for line in lines] == ['alpha 2, rate_of_training 0.0003', 'alpha 1']
+  assert [line[1:3] + line[4:5] for line in lines] == [['a', '2', 'a_1'], ['b_c', '2', 'b_c_0']]
+  assert [line[3][:6] for line in lines] == ['0.5500', '0.7500']  # what the first trial has
+  assert [line[6] for line in lines] == ['alpha 2, rate_of_training 0.0003', 'alpha 1']
 
 
 def test_tasks_shares_and_seeds_have_folders_of_their_own(tmp_path):
