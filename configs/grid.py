@@ -70,6 +70,8 @@ def get_config(name: str = ''):
   c.grid.ood = ''  # by commas: sets of kdjax/data/ood.py; each is for the models of its task
   c.grid.ood_dir = ''  # <dir>/<set>/<split>.parquet (or jsonl, tsv, csv); '': the hub
   c.grid.ood_rows = 0  # of a set at most, a seeded choice; 0: all
+  # Training rows that a share left out are scored too, as train_rest: so many at most; 0: none.
+  c.grid.rest = 0
   # Fields that differ: dict(rte=dict(train=dict(epochs=10.0))) of a task, of a method
   # dict(augpro=dict(train=dict(rate=1e-4), baselines=dict(augpro=dict(alpha=0.4)))), the last word.
   c.grid.of_task = ConfigDict()
@@ -91,6 +93,7 @@ def _quick(c) -> None:
 def _glue_low(c) -> None:
   _glue(c)
   c.grid.fractions = (0.1,)
+  c.grid.rest = 10000
   for task in _SMALL:
     c.grid.of_task[task] = dict(data=dict(train_fraction=1.0))
 
@@ -117,6 +120,7 @@ def _search(c) -> None:
   _glue_low(c)
   c.grid.search = True
   c.train.epochs = 1.0
+  c.teacher.cache = 'always'  # an epoch of each, and many of them
   names = []
   for method in _METHODS.split(','):
     for n, fields in enumerate(({}, *_TRIED[method])):

@@ -15,7 +15,8 @@ class Job(NamedTuple):
   c: its whole config; c.name and c.compare are its methods. workdir: several jobs share it where
   only their config.train differs, and then one teacher does for all. sets: from elsewhere, on which
   its models are tested too, at most so many rows of each (0: all). search: scored on
-  the split that chooses its checkpoints, and on no other.
+  the split that chooses its checkpoints, and on no other. rest: at most so many training rows that
+  its share left out are one more split.
   """
 
   task: str
@@ -25,6 +26,7 @@ class Job(NamedTuple):
   sets: tuple[str, ...] = ()
   rows: int = 0
   search: bool = False
+  rest: int = 0
 
   @property
   def names(self) -> list[str]:
@@ -59,7 +61,7 @@ def of(c, workdir: pathlib.Path, teachers: int | None) -> list[Job]:
         job = Job(task, fraction, one.lock(), folder)
         if 'grid' in c:
           job = job._replace(sets=tuple(ood.names(c.grid.ood, task)), rows=c.grid.ood_rows)
-          job = job._replace(search=c.grid.search)
+          job = job._replace(search=c.grid.search, rest=c.grid.rest)
         out.append(job)
   return out
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, tasks
-from kdjax.data import batches, ood, sources
+from kdjax.data import batches, ood, sources, table
 from kdjax.grid import jobs as grid_jobs
 from kdjax.grid import samples
 
@@ -20,6 +20,7 @@ FILE = 'score.json'
 _TIMED = 256  # rows of which the throughput is taken
 _ONE = 32  # rows of which the latency is: one at a time
 POOLED = 'validation+test'  # where both are labelled and neither chose: more rows, less noise
+REST = 'train_rest'  # training rows that the share left out: where a task has few rows to judge by
 
 
 def missing(job: grid_jobs.Job) -> list[str]:
@@ -41,7 +42,8 @@ def _scored(job: grid_jobs.Job, name: str) -> bool:
 
 
 def _asked(job: grid_jobs.Job) -> dict:
-  return dict(sets=list(job.sets), rows=job.rows, search=job.search, pooled=POOLED)
+  asked = dict(sets=list(job.sets), rows=job.rows, search=job.search, pooled=POOLED)
+  return asked | (dict(rest=job.rest) if job.rest else {})
 
 
 def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test], names: list[str]) -> None:
@@ -90,7 +92,27 @@ def _data(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> dic
     return {split: plan.data[split] for split in plan.spec.evaluation[:1]}
   found = {name: own for name, own in plan.data.items() if name != 'train'}
   found |= env.datasets(plan, {f'ood/{name}': test.table for name, test in tests.items()})
+  found |= env.datasets(plan, _rest(job, plan))
   return found | env.datasets(plan, _diagnostics(plan))
+
+
+def _rest(job: grid_jobs.Job, plan: env.Plan) -> dict[str, sources.Table]:
+  """Training rows that the job's share left out, none of which says what a row of the share says.
+
+  A seeded choice, in which classes keep their shares. None where the share is all of train, or
+  where config.data.unlabelled may hold the same text.
+  """
+  if not job.rest or plan.c.data.unlabelled:
+    return {}
+  whole = plan.c.copy_and_resolve_references()
+  whole.data.update(train_fraction=1.0, train_size=0)
+  every = env.read(whole)[2].splits['train']
+  known = set(table.keys(plan.text.splits['train']))
+  left = [n for n, key in enumerate(table.keys(every)) if key not in known]
+  if not left:
+    return {}
+  own = table.take(every, np.array(left))
+  return {REST: table.subset(own, 1.0, job.rest, plan.c.data.seed, plan.spec.kind)}
 
 
 def _pooled(spec, logits: dict, data: dict) -> tuple[dict, dict]:
@@ -196,7 +218,7 @@ def _curve(folder: pathlib.Path, numbers: list[int]) -> dict:
 def _numbers(plan: env.Plan, name: str, logits, teacher, data, tests) -> dict:
   """Of every split and set, each seed's metrics; and how a student agrees with its teacher."""
   spec = plan.spec
-  order = [spec.evaluation[0], POOLED, *spec.evaluation[1:]]  # the second judges
+  order = [spec.evaluation[0], POOLED, *spec.evaluation[1:], REST]  # the second judges
   scored = [s for s in order if s in data and env.labelled(data[s])]
   out = dict(
     scores={split: _scores(spec, logits[split], data[split].label) for split in scored},

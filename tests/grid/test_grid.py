@@ -54,6 +54,25 @@ def test_the_score_of_the_checkpoint_is_that_of_its_training(done):
     assert row['scores']['development']['accuracy'] == told
 
 
+def test_training_rows_that_a_share_left_out_are_scored(tmp_path):
+  from kdjax.data import table
+
+  c = toy_grid.config(tmp_path, **{'grid.fractions': (0.5,), 'grid.methods': 'kd', 'grid.rest': 20})
+  (row, _), workdir = toy_grid.run(c, tmp_path / 'work')['rows'], tmp_path / 'work'
+  assert list(row['scores'])[-1] == scores.REST and tables.tested(row) == 'validation+test'
+  with np.load(workdir / row['workdirs'][0] / 'kd' / 'predictions' / 'train_rest.npz') as found:
+    index, label, logits = found['index'], found['label'], found['logits']
+  assert logits.shape[:2] == (2, len(label)) and 10 < len(set(index)) <= 20
+  asked = jobs.of(c, workdir, None)[0].c
+  whole = asked.copy_and_resolve_references()
+  whole.data.update(train_fraction=1.0, development=0.0)
+  text, source = env.read(asked)[2], env.read(whole)[2].splits['train']
+  said = table.keys(source)
+  for split in ('train', 'development'):
+    assert not {said[n] for n in index} & set(table.keys(text.splits[split]))
+  np.testing.assert_array_equal(label, source.label[index])
+
+
 def test_nothing_finished_is_done_again(done, monkeypatch):
   c, workdir, grid = done
   monkeypatch.setattr('kdjax.jobs.prepare', lambda *a, **k: pytest.fail('prepared again'))
