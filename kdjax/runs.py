@@ -120,6 +120,7 @@ def asked(c, name: str) -> dict[str, Any]:
   generator = tree.pop('generator')
   if name in _BESIDE:
     tree.pop('student')
+    tree['teacher'].pop('cache')  # of its answers, once it is trained
     for field in _OWN:
       tree['train'].pop(field)
   if name == 'generator':
