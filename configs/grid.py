@@ -95,7 +95,7 @@ def _glue_low(c) -> None:
   c.grid.fractions = (0.1,)
   c.grid.rest = 10000
   for task in _SMALL:
-    c.grid.of_task[task] = dict(data=dict(train_fraction=1.0))
+    c.grid.of_task.update({task: dict(data=dict(train_fraction=1.0))})
 
 
 def _glue(c) -> None:
@@ -108,6 +108,7 @@ def _glue(c) -> None:
     {task: dict(data=dict(development=2000.0)) for task in ('sst2', 'qqp', 'mnli', 'qnli')}
   )
   c.grid.of_task.sst2.teacher = dict(epochs=3.0, rate=1e-4)
+  c.grid.of_task.cola = dict(teacher=dict(epochs=6.0, rate=1e-4))
 
 
 def _ood(c) -> None:

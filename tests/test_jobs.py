@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, exports, jobs, net, report
+from kdjax import dry, env, exports, jobs, net, report, runs
 from kdjax.models import hf
 from tests import tiny, toy
 
@@ -129,6 +129,7 @@ def test_the_workdir_of_another_run_is_refused_naming_the_keys(run):
   other.train.rate = 0.5
   with pytest.raises(ValueError, match=r'train.rate: 0.0003 there, 0.5 now.*or --fork'):
     jobs.prepare(other, workdir)
+  assert 'teacher.cache' in runs.asked(c, 'kd') and 'teacher.cache' not in runs.asked(c, 'teacher')
 
 
 def test_with_fork_runs_of_another_config_are_set_aside_and_the_rest_stands(
