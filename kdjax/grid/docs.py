@@ -51,10 +51,15 @@ def joined(grids: dict[str, dict]) -> dict:
     for row in grid['rows']:
       own = columns.setdefault((row['task'], row['fraction']), {})
       again = own.setdefault(row['run'], [])
-      if all(one['scores'] != row['scores'] for one in again):
+      if not any(_same(one['scores'], row['scores']) for one in again):
         again.append(row | dict(run=f'{row["run"]} ({name})' if again else row['run']))
   rows = [row for own in columns.values() for again in own.values() for row in again]
   return next(iter(grids.values())) | dict(rows=rows)
+
+
+def _same(one: dict, other: dict) -> bool:
+  """Whether scores are those of one run, which may have been scored on more splits since."""
+  return all(one[split] == other[split] for split in one.keys() & other.keys())
 
 
 def page(grids: dict[str, dict], figures: list[str] = ()) -> str:

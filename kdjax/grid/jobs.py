@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from kdjax import runs
 from kdjax.data import ood
 
+REST = 'train_rest'  # a split: training rows that a share left out, of which there are many
+
 
 class Job(NamedTuple):
   """Methods of one task that share data, teacher and config.train: one job of kdjax.main.

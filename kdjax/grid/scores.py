@@ -20,7 +20,6 @@ FILE = 'score.json'
 _TIMED = 256  # rows of which the throughput is taken
 _ONE = 32  # rows of which the latency is: one at a time
 POOLED = 'validation+test'  # where both are labelled and neither chose: more rows, less noise
-REST = 'train_rest'  # training rows that the share left out: where a task has few rows to judge by
 
 
 def missing(job: grid_jobs.Job) -> list[str]:
@@ -112,7 +111,7 @@ def _rest(job: grid_jobs.Job, plan: env.Plan) -> dict[str, sources.Table]:
   if not left:
     return {}
   own = table.take(every, np.array(left))
-  return {REST: table.subset(own, 1.0, job.rest, plan.c.data.seed, plan.spec.kind)}
+  return {grid_jobs.REST: table.subset(own, 1.0, job.rest, plan.c.data.seed, plan.spec.kind)}
 
 
 def _pooled(spec, logits: dict, data: dict) -> tuple[dict, dict]:
@@ -218,7 +217,7 @@ def _curve(folder: pathlib.Path, numbers: list[int]) -> dict:
 def _numbers(plan: env.Plan, name: str, logits, teacher, data, tests) -> dict:
   """Of every split and set, each seed's metrics; and how a student agrees with its teacher."""
   spec = plan.spec
-  order = [spec.evaluation[0], POOLED, *spec.evaluation[1:], REST]  # the second judges
+  order = [spec.evaluation[0], POOLED, *spec.evaluation[1:], grid_jobs.REST]  # the second judges
   scored = [s for s in order if s in data and env.labelled(data[s])]
   out = dict(
     scores={split: _scores(spec, logits[split], data[split].label) for split in scored},

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdjax import report
+from kdjax.grid import jobs
 
 UNDECIDED = '~'  # a difference whose interval holds zero
 NOTE = (
@@ -109,16 +110,20 @@ def gains(grid: dict) -> Table:
   """Runs by settings: the difference from KD, and the share of the gap of teacher and student."""
   places, lines, head = columns(grid), [], ['']
   by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
-  for task, fraction in places:
-    setting = _setting(of(grid, task, fraction)[0])
-    head += [f'{setting} - {grid["base"]}', f'{setting} gap closed']
+  judges: list[tuple[tuple, str]] = []  # of a place, splits on which its runs are compared
+  for place in places:
+    own = of(grid, *place)
+    rest = [jobs.REST] * any(jobs.REST in row['scores'] for row in own)
+    for split in (tested(own[0]), *rest):
+      judges.append((place, split))
+      setting = _setting(own[0]) + f', {split}' * (split == jobs.REST)
+      head += [f'{setting} - {grid["base"]}', f'{setting} gap closed']
   for name in dict.fromkeys(row['run'] for row in grid['rows']):
     if name == 'teacher':
       continue
     line = [name]
-    for place in places:
+    for place, split in judges:
       row = by.get((*place, name))
-      split = row and tested(row)
       line.append(difference(row['difference'].get(split)) if row else '')
       line.append(closed(row, split) if row else '')
     if any(line[1:]):
@@ -133,14 +138,15 @@ def gains(grid: dict) -> Table:
 def results(rows: list[dict], grid: dict) -> Table:
   """One setting: every metric of every split, beside sizes and differences."""
   first = rows[0]
-  metrics, splits, judge = first['metrics'], list(first['scores']), tested(first)
+  metrics, judge = first['metrics'], tested(first)
+  splits = list(dict.fromkeys(split for row in rows for split in row['scores']))
   judges = [split for split in splits if split != first['chosen']] or splits
   head = ['', 'parameters', *(f'{split} {metric}' for split in splits for metric in metrics)]
   head += [f'{split} {metrics[0]} - {grid["base"]}' for split in judges]
   head.append(f'gap closed{f", {judge}" * (len(judges) > 1)}')
   lines = []
   for row in rows:
-    cells = [report.spread(row['scores'][split][metric]) for split in splits for metric in metrics]
+    cells = [_spread(row['scores'], split, metric) for split in splits for metric in metrics]
     more = [difference(row['difference'].get(split)) for split in judges]
     more.append(closed(row, judge))
     if row['run'] == 'teacher':

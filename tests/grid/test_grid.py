@@ -59,7 +59,7 @@ def test_training_rows_that_a_share_left_out_are_scored(tmp_path):
 
   c = toy_grid.config(tmp_path, **{'grid.fractions': (0.5,), 'grid.methods': 'kd', 'grid.rest': 20})
   (row, _), workdir = toy_grid.run(c, tmp_path / 'work')['rows'], tmp_path / 'work'
-  assert list(row['scores'])[-1] == scores.REST and tables.tested(row) == 'validation+test'
+  assert list(row['scores'])[-1] == jobs.REST and tables.tested(row) == 'validation+test'
   with np.load(workdir / row['workdirs'][0] / 'kd' / 'predictions' / 'train_rest.npz') as found:
     index, label, logits = found['index'], found['label'], found['logits']
   assert logits.shape[:2] == (2, len(label)) and 10 < len(set(index)) <= 20

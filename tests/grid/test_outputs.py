@@ -151,6 +151,28 @@ def test_grids_of_several_days_are_one_page(grid):
   assert page.count('kdjax.reproduce --config') == 2 and '\nlater: ' in page
 
 
+def test_a_split_that_some_runs_were_not_scored_on_leaves_their_cells_empty(grid):
+  fuller = copy.deepcopy(grid)
+  better = dict(mean=0.04, low=0.03, high=0.05, decided=True)
+  for row in fuller['rows']:
+    if (row['task'], row['fraction']) == ('mnli', 0.1):
+      row['scores']['train_rest'] = row['scores']['validation']
+      row['difference'] |= dict(train_rest=better) if row['run'] == 'aug_pro' else {}
+  found = docs.joined(dict(a=fuller, b=grid))
+  assert found['rows'] == fuller['rows']  # the same run, scored on more
+  other = copy.deepcopy(grid['rows'][6] | dict(run='codir'))
+  assert (other['task'], other['fraction']) == ('mnli', 0.1)
+  found['rows'].append(other)
+  table = tables.results(tables.of(found, 'mnli', 0.1), found)
+  at = table.head.index('train_rest accuracy - kd')
+  assert [line[at] for line in table.lines][3:] == ['+0.0400 [+0.0300, +0.0500]', '']
+  gains = tables.gains(found)
+  (at,) = [n for n, name in enumerate(gains.head) if name.endswith('train_rest - kd')]
+  assert {line[0]: line[at] for line in gains.lines if line[at]} == {
+    'aug_pro': '+0.0400 [+0.0300, +0.0500]'
+  }
+
+
 def test_the_results_of_the_documentation_are_those_that_are_kept():
   kept = sorted((DOCS / 'grids').glob('*.json'))
   grids = docs.read(kept)
