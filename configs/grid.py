@@ -28,19 +28,21 @@ _SETS = (
 # What a search tries of a method, beside what ships. Rates are tried of fine-tuning alone: one that
 # suits a third of the steps is not one for all of them.
 _HALF, _MORE = dict(portion=0.5), dict(augmented=2.0)  # fewer tokens open; weight of the new text
-_PORTIONS = (_HALF, dict(portion=0.25), _HALF | _MORE)
+# Neighbours of the mixture that are neither of its two tokens, which is what l2 gives back.
+_THIRD = dict(metric='centred', forbid_own=True)
+_MIXED = (_HALF, _THIRD, _HALF | _MORE)
 _FEWER, _LOUDER = dict(rho=0.15), dict(augmented=2 / 3)
 _TRIED = dict(
   finetune=({},) * 3,
   kd=(dict(temperature=2.0), dict(temperature=4.0), dict(hard=0.1)),
-  augpro=_PORTIONS,
-  augpro_fgsm=_PORTIONS,
+  augpro=_MIXED,
+  augpro_fgsm=(_HALF, dict(epsilon=0.15), _HALF | _MORE),
   mate_kd=(_FEWER, _LOUDER, _FEWER | _LOUDER),
   cilda=(_FEWER, (gold := dict(augmented=1 / 3, hard_new=0.0)), _FEWER | gold),
   codir=(dict(weight=1.0), dict(temperature=1.0), dict(pool='mean')),
   backward_kd=(dict(cap=0.5), _MORE, dict(rate=0.1)),
-  augpro_codir=_PORTIONS,
-  augpro_cilda=_PORTIONS,
+  augpro_codir=_MIXED,
+  augpro_cilda=_MIXED,
   pkd=(dict(weight=10.0), dict(temperature=1.0), dict(pool='mean')),
   rail_kd=(dict(weight=0.1), dict(weight=1.0), dict(kind='layer')),
   mixkd=(dict(alpha=1.0), dict(hard_new=0.0), _MORE),
