@@ -339,7 +339,10 @@ def _chosen(rows: list[dict]) -> str:
   teachers = len(first['seeds'])
   said = f'{seeds} seed{"s" * (seeds > 1)}, {teachers} teacher{"s" * (teachers > 1)}. '
   said += f'The checkpoint is chosen on {first["chosen"]}'
-  return said + (', which scores it too.' if same else f', judged on {tested(first)}.')
+  said += ', which scores it too.' if same else f', judged on {tested(first)}.'
+  if any(jobs.REST in row['scores'] for row in rows):
+    said += f' {jobs.REST}: rows like those of training, from which no run learned.'
+  return said
 
 
 def _judged(grid: dict) -> str:
