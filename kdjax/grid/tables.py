@@ -29,7 +29,7 @@ class Table(NamedTuple):
 def all_of(grid: dict) -> list[Table]:
   """Every table there is: the overview first."""
   out = [searched(grid)] if _search(grid) else []
-  out += [overview(grid), gains(grid)]
+  out += [overview(grid), gains(grid), kept(grid)]
   for task, fraction in columns(grid):
     rows = of(grid, task, fraction)
     out.append(results(rows, grid))
@@ -108,21 +108,14 @@ def _search(grid: dict) -> bool:
 
 def gains(grid: dict) -> Table:
   """Runs by settings: the difference from KD, and the share of the gap of teacher and student."""
-  places, lines, head = columns(grid), [], ['']
+  lines, judges = [], _judges(grid)
   by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
-  judges: list[tuple[tuple, str]] = []  # of a place, splits on which its runs are compared
-  for place in places:
-    own = of(grid, *place)
-    rest = [jobs.REST] * any(jobs.REST in row['scores'] for row in own)
-    for split in (tested(own[0]), *rest):
-      judges.append((place, split))
-      setting = _setting(own[0]) + f', {split}' * (split == jobs.REST)
-      head += [f'{setting} - {grid["base"]}', f'{setting} gap closed']
+  head = ['', *(h for x in judges for h in (f'{x} - {grid["base"]}', f'{x} gap closed'))]
   for name in dict.fromkeys(row['run'] for row in grid['rows']):
     if name == 'teacher':
       continue
     line = [name]
-    for place, split in judges:
+    for place, split in judges.values():
       row = by.get((*place, name))
       line.append(difference(row['difference'].get(split)) if row else '')
       line.append(closed(row, split) if row else '')
@@ -133,6 +126,44 @@ def gains(grid: dict) -> Table:
     f'not above the fine-tuned student. The base of differences is {grid["base"]}.'
   )
   return Table('Gains', head, lines, note)
+
+
+def kept(grid: dict) -> Table:
+  """Runs by settings: the first metric as a share of the teacher's, and who keeps most."""
+  found, said, tasks = {}, [], []
+  for setting, (place, split) in _judges(grid).items():
+    own = [row for row in of(grid, *place) if split in row['scores']]
+    mean = {row['run']: np.mean(row['scores'][split][row['metrics'][0]]) for row in own}
+    if mean.get('teacher', 0) <= 0:
+      continue
+    students = [row for row in own if row['agreement']]
+    found[setting] = {row['run']: mean[row['run']] / mean['teacher'] for row in students}
+    tasks += [setting] * (split != jobs.REST)
+    both = [row['run'] for row in students if row['fields'].get('also')]  # methods joined
+    one = [row['run'] for row in students if row['run'] not in both]
+    best = [max(names, key=mean.get) for names in (one, both) if names]
+    said.append(f'{setting}: {", of combinations ".join(best)}')
+  head, lines = ['', *found, *['mean'] * (len(tasks) > 1)], []
+  share = lambda value: '' if value is None else f'{100 * value:.1f} %'  # noqa: E731
+  for name in dict.fromkeys(name for own in found.values() for name in own):
+    line = [name, *(share(own.get(name)) for own in found.values())]
+    if len(tasks) > 1:
+      each = [found[setting].get(name) for setting in tasks]
+      line.append(share(None if None in each else np.mean(each)))
+    lines.append(line)
+  note = f'Mean over tasks, without {jobs.REST}. Highest: {"; ".join(said)}.'
+  return Table("Share of the teacher's score", head, lines, note)
+
+
+def _judges(grid: dict) -> dict[str, tuple[tuple[str, float], str]]:
+  """By name, (setting, split) on which runs are compared: that which judges, and train_rest."""
+  found = {}
+  for place in columns(grid):
+    own = of(grid, *place)
+    rest = [jobs.REST] * any(jobs.REST in row['scores'] for row in own)
+    for split in (tested(own[0]), *rest):
+      found[_setting(own[0]) + f', {split}' * (split == jobs.REST)] = place, split
+  return found
 
 
 def results(rows: list[dict], grid: dict) -> Table:

@@ -28,6 +28,7 @@ def grid() -> dict:
             steps=2.0, seconds=n + 1.0, examples_per_second=10.0, latency_ms=2.0, faster=1.0,
             relative=(n + 1) / 3,
           ),
+          fields=dict(also=dict(name='cilda') if n == 3 else {}),
           samples=[['a <b>', 'neutral', 'neutral 0.9', 'a & c', 'entailment 0.5']] * (n == 3),
           difference={} if n in (0, 2) else {'validation': other if n == 1 else better},
           share={'validation': 0.83 if task == 'rte' else None} if n > 1 else {},

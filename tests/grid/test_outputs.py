@@ -44,13 +44,32 @@ def test_the_overview_has_each_method_and_the_mean_over_settings(grid):
 
 def test_tables_are_there_for_what_was_measured_and_not_for_the_rest(grid):
   titles = [table.title for table in tables.all_of(grid)]
-  assert titles[:2] == ['All methods', 'Gains']
+  assert titles[:3] == ['All methods', 'Gains', "Share of the teacher's score"]
   assert 'mnli: out of domain, accuracy' in titles and 'rte: out of domain, accuracy' not in titles
   assert 'mnli: parts of hans, accuracy' in titles and 'rte: cost' in titles
   (merged,) = {t.note for t in tables.all_of(grid) if 'out of domain' in t.title}
   assert 'hans has entailment, non-entailment' in merged and 'taken first' in merged
   text = tables.markdown(tables.gains(grid))
   assert '+0.0200 [-0.0100, +0.0500] ~' in text and 'n/a' in text and '83 %' in text
+
+
+def test_the_share_of_the_teacher_names_the_best_method_and_the_best_combination(grid):
+  made = copy.deepcopy(grid)
+  mean = dict(teacher=0.8, finetune=0.6, kd=0.7, aug_pro=0.75)
+  for row in made['rows']:
+    row['scores']['validation']['accuracy'] = [mean[row['run']] - 0.01, mean[row['run']] + 0.01]
+    if row['task'] == 'rte' and row['run'] == 'kd':
+      row['scores']['train_rest'] = dict(accuracy=[0.4])
+    if row['task'] == 'rte' and row['run'] == 'teacher':
+      row['scores']['train_rest'] = dict(accuracy=[0.5])
+  table = tables.kept(made)
+  assert table.head == ['', 'rte', 'rte, train_rest', 'mnli 10 %', 'mnli', 'mean']
+  lines = {line[0]: line[1:] for line in table.lines}
+  assert lines['kd'] == ['87.5 %', '80.0 %', '87.5 %', '87.5 %', '87.5 %']
+  assert lines['aug_pro'] == ['93.8 %', '', '93.8 %', '93.8 %', '93.8 %'] and len(lines) == 3
+  assert 'Highest: rte: kd, of combinations aug_pro; rte, train_rest: kd;' in table.note
+  made['rows'] = [row for row in made['rows'] if row['run'] != 'teacher']
+  assert tables.kept(made).lines == []  # nothing to take a share of
 
 
 def test_csv_reads_back_to_the_same_numbers(grid):
