@@ -2,16 +2,19 @@
 
 Predictions are <run>/predictions/<split>.npz: logits f32[S, n, C] of S seeds, label, index; of a
 set from elsewhere also merge and group, as kdjax.data.ood has them. All numbers but times are
-functions of those files.
+functions of those files; key says of which weights and rows they are, and what is there is not
+answered again when a run is scored on more.
 """
 
+import hashlib
 import json
 import pathlib
+import zipfile
 
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, tasks
+from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, sharding, tasks
 from kdjax.data import batches, ood, sources, table
 from kdjax.grid import jobs as grid_jobs
 from kdjax.grid import samples
@@ -60,14 +63,19 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test], names:
     cut, first = jobs.placed(plan, name, each[0])
     forward = evaluate.forward(cut, plan.mesh)
     params = [jobs.placed(plan, name, model)[1] for model in each]
+    folder, keys = job.workdir / name / 'predictions', _keys(params, data)
+    there = hosts.agree(lambda folder=folder, keys=keys: sorted(_there(folder, keys)))
+    known = _there(folder, {split: keys[split] for split in there})
     logits = {
-      split: np.stack([evaluate.logits(forward, p, own, *sizes) for p in params])
+      split: known[split]
+      if split in known
+      else np.stack([evaluate.logits(forward, p, own, *sizes) for p in params])
       for split, own in data.items()
     }
     logits, answered = _pooled(plan.spec, logits, data)
     teacher = teacher or logits
     if hosts.first():
-      _keep(job.workdir / name / 'predictions', logits, answered, tests)
+      _keep(folder, logits, answered, tests, keys)
     said[name] = _run(job, plan, name, len(each), tests) | dict(
       parameters=each[0].parameters,
       samples=samples.of(plan, name, each[0], models['teacher'][0]),
@@ -139,15 +147,40 @@ def _diagnostics(plan: env.Plan) -> dict[str, sources.Table]:
     return {}
 
 
-def _keep(folder: pathlib.Path, logits, data, tests: dict[str, ood.Test]) -> None:
+def _keys(params: list, data: dict) -> dict[str, str]:
+  """By split, hex digests of all that decides a run's logits: its seeds' weights, the rows."""
+  weights = hashlib.sha256(jax.__version__.encode())
+  for leaf in jax.tree.leaves(params):
+    weights.update(np.ascontiguousarray(sharding.whole(leaf)))
+  return {split: f'{weights.hexdigest()} {batches.digest(own)}' for split, own in data.items()}
+
+
+def _there(folder: pathlib.Path, keys: dict[str, str]) -> dict[str, np.ndarray]:
+  """Logits by split, as they were kept of the same weights and rows; a damaged file is none."""
+  found = {}
+  for split, key in keys.items():
+    try:
+      with np.load(folder / f'{split}.npz') as kept:
+        if str(kept.get('key')) == key:
+          found[split] = kept['logits']
+    except FileNotFoundError:
+      continue
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      log.logger.warning(f'{folder}/{split}.npz is damaged ({error}): it is made anew')
+  return found
+
+
+def _keep(
+  folder: pathlib.Path, logits, data, tests: dict[str, ood.Test], keys: dict[str, str]
+) -> None:
   for split, found_SNC in logits.items():
     name = split.removeprefix('ood/')
     path = folder / f'{split}.npz'
     path.parent.mkdir(parents=True, exist_ok=True)
-    more = {}
+    more = dict(key=keys[split]) if split in keys else {}
     if split.startswith('ood/'):
       test = tests[name]
-      more = dict(merge=test.merge) | ({} if test.group is None else dict(group=test.group))
+      more |= dict(merge=test.merge) | ({} if test.group is None else dict(group=test.group))
     spare = path.with_suffix('.tmp')
     with spare.open('wb') as file:
       own = data[split]

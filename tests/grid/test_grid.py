@@ -54,6 +54,36 @@ def test_the_score_of_the_checkpoint_is_that_of_its_training(done):
     assert row['scores']['development']['accuracy'] == told
 
 
+def test_what_was_answered_is_not_answered_again(tmp_path, monkeypatch):
+  from kdjax import evaluate
+
+  wide = {'grid.fractions': (0.5,), 'grid.methods': 'kd'}
+  c, more = (toy_grid.config(tmp_path, **wide, **{'grid.rest': n}) for n in (0, 20))
+  before = toy_grid.run(c, tmp_path / 'work')['rows']
+  seen, answer = [], evaluate.logits
+  monkeypatch.setattr(
+    evaluate, 'logits', lambda *a: seen.append((len(a[2].index), a[3])) or answer(*a)
+  )
+  monkeypatch.setattr(evaluate, 'speed', lambda calls, n: dict.fromkeys(calls, 1.0))
+  after = toy_grid.run(more, tmp_path / 'work')['rows']
+  rest = len(after[0]['scores'][jobs.REST]['accuracy'])
+  folder = tmp_path / 'work' / after[1]['workdirs'][0] / 'kd' / 'predictions'
+  rows = len(np.load(folder / 'train_rest.npz')['label'])
+  assert [n for n, _ in seen] == [rows] * 3 and rest == 1  # the teacher, and two seeds
+  for old, new in zip(before, after, strict=True):
+    assert new['scores'] | old['scores'] == new['scores'] and jobs.REST in new['scores']
+  # Other weights, and a file that was cut short: answered anew.
+  (folder / 'test.npz').write_bytes((folder / 'test.npz').read_bytes()[:200])
+  for path in (folder.parent / 'score.json', *(tmp_path / 'work').rglob('teacher/score.json')):
+    path.unlink()
+  with np.load(folder / 'validation.npz') as kept:
+    np.savez(folder / 'validation.npz', **dict(kept) | dict(key='other', logits=0 * kept['logits']))
+  seen.clear()
+  again = toy_grid.run(more, tmp_path / 'work')['rows']
+  assert sorted(n for n, _ in seen) == [20, 20, 40, 40]
+  assert [row['scores'] for row in again] == [row['scores'] for row in after]
+
+
 def test_training_rows_that_a_share_left_out_are_scored(tmp_path):
   from kdjax.data import table
 
