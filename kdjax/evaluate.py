@@ -1,5 +1,6 @@
 """Logits and metrics over a whole data set: every example scored exactly once."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -49,6 +50,14 @@ def logits(
   out = np.empty_like(pieces)
   out[want] = pieces[order]
   return out
+
+
+def digest(params) -> str:
+  """Hex digest of weights, and of the version of JAX, which may add up in another order."""
+  found = hashlib.sha256(f'{jax.__version__} {jax.tree.structure(params)}'.encode())
+  for leaf in jax.tree.leaves(params):
+    found.update(np.ascontiguousarray(sharding.whole(leaf)))
+  return found.hexdigest()
 
 
 def _ahead(data, batch_size, buckets, mesh, run, params) -> Iterator:

@@ -6,7 +6,6 @@ functions of those files; key says of which weights and rows they are, and what 
 answered again when a run is scored on more.
 """
 
-import hashlib
 import json
 import pathlib
 import zipfile
@@ -14,7 +13,7 @@ import zipfile
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, sharding, tasks
+from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, tasks
 from kdjax.data import batches, ood, sources, table
 from kdjax.grid import jobs as grid_jobs
 from kdjax.grid import samples
@@ -149,10 +148,8 @@ def _diagnostics(plan: env.Plan) -> dict[str, sources.Table]:
 
 def _keys(params: list, data: dict) -> dict[str, str]:
   """By split, hex digests of all that decides a run's logits: its seeds' weights, the rows."""
-  weights = hashlib.sha256(jax.__version__.encode())
-  for leaf in jax.tree.leaves(params):
-    weights.update(np.ascontiguousarray(sharding.whole(leaf)))
-  return {split: f'{weights.hexdigest()} {batches.digest(own)}' for split, own in data.items()}
+  weights = evaluate.digest(params)
+  return {split: f'{weights} {batches.digest(own)}' for split, own in data.items()}
 
 
 def _there(folder: pathlib.Path, keys: dict[str, str]) -> dict[str, np.ndarray]:
