@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, formats, hosts, jobs, net, report, runs, tasks
+from kdjax import env, evaluate, formats, hosts, inference, net, report, runs, tasks
 from kdjax.data import batches, table, tokens
 from kdjax.models import hf, vision_files
 
@@ -28,7 +28,7 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
       missing; or a format is further off than config.export.tolerance, or agreement, allows.
       Nothing is left then.
   """
-  models = jobs.chosen(c, workdir)
+  models = inference.chosen(c, workdir)
   target = pathlib.Path(c.export.dir) if c.export.dir else workdir / 'export'
   text = not runs.masked(c) and not any(map(vision_files.holds, models.values()))
   wanted = _wanted(c, text)

@@ -1,4 +1,4 @@
-"""The modes of the command line: train, eval, predict, export, dry_run.
+"""The mode train of the command line, and what the others share with it.
 
 A workdir holds one folder per run (teacher, generator, and each method by name), each with run.json
 (what it was asked), result.json (once it is done), log.jsonl, checkpoints, and model: a HuggingFace
@@ -7,7 +7,6 @@ and so on have model, result.json and log.jsonl of each.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 
@@ -24,7 +23,6 @@ from kdjax import (
   methods,
   metrics,
   net,
-  predict,
   report,
   roles,
   runs,
@@ -144,7 +142,7 @@ def _ready(plan, name: str) -> roles.Model | None:
     cut, params = placed(plan, name, model)
     data = plan.data[plan.spec.evaluation[0]]
     if _guesses(plan, name):
-      _say(name, _scorer(plan, name, cut, plan.mesh)(params, data))
+      _say(name, scorer(plan, name, cut, plan.mesh)(params, data))
     else:
       scores, against = judged(plan, name, model, data)
       _say(name, scores)
@@ -189,8 +187,8 @@ def _run(
   mesh, many = mesh_of(plan, name), len(starts) > 1
   cut, params, method = staged(plan, name, starts[0], others)
   each = [params] + [params | dict(student=net.split(m.module)[1]) for m in starts[1:]]
-  scorer, split = _scorer(plan, name, cut, mesh, many), plan.spec.evaluation[0]
-  score = lambda params: scorer(params, plan.data[split])  # noqa: E731
+  judge, split = scorer(plan, name, cut, mesh, many), plan.spec.evaluation[0]
+  score = lambda params: judge(params, plan.data[split])  # noqa: E731
   before = [{} for _ in starts]
   if guesses:
     found = score(seeds.join([own['student'] for own in each]))
@@ -356,7 +354,7 @@ def _learned(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
       out[name] = hosts.agree(lambda path=path: report.read_json(path))
       continue
     cut, params = placed(plan, name, model)
-    found = _scorer(plan, name, cut, plan.mesh)(params, plan.data[split])
+    found = scorer(plan, name, cut, plan.mesh)(params, plan.data[split])
     out[name] = dict(split=split, parameters=model.parameters, metrics=found)
   return out
 
@@ -368,7 +366,7 @@ def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   few = batches.part(plan.data[splits[0]], slice(512))
   for name, each in models.items():
     cut, first = placed(plan, name, each[0])
-    forward, score = evaluate.forward(cut, plan.mesh), _scorer(plan, name, cut, plan.mesh)
+    forward, score = evaluate.forward(cut, plan.mesh), scorer(plan, name, cut, plan.mesh)
     scores = {}
     for seed, model in enumerate(each, plan.c.seed):
       params = placed(plan, name, model)[1]
@@ -389,7 +387,7 @@ def placed(plan, name: str, model: roles.Model):
   return dataclasses.replace(cut, view=view), params
 
 
-def _scorer(plan, name: str, cut: net.Net, mesh, many: bool = False):
+def scorer(plan, name: str, cut: net.Net, mesh, many: bool = False):
   """(params, data) -> metrics; of a masked language model, how well it guesses."""
   sizes = *plan.scoring[:2], mesh
   if _guesses(plan, name):
@@ -397,85 +395,3 @@ def _scorer(plan, name: str, cut: net.Net, mesh, many: bool = False):
     block = plan.c.method if runs.masked(plan.c) else runs.block(plan.c, name)
     return masked.scorer(cut, plan.env.mask_id, block.rho, *sizes, many=many)
   return evaluate.scorer(cut, plan.env.task, plan.spec.metrics, *sizes, many)
-
-
-def chosen(c, workdir: pathlib.Path) -> dict[int, pathlib.Path]:
-  """By seed, the models that eval, predict and export take: config.eval.model, or this method's."""
-  own = workdir / ('generator' if runs.alone(c) else c.name)
-  found = {seed: folder / 'model' for seed, folder in runs.folders(c, own).items()}
-  if c.eval.model:
-    found = {c.seed: pathlib.Path(c.eval.model)}
-  for where in found.values():
-    if not where.is_dir():
-      raise ValueError(f'no model in {where}: train first, or set config.eval.model')
-  return found
-
-
-def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
-  """Score the chosen model on every labelled evaluation split (or config.eval.split).
-
-  Of several seeds: their means, and beside them std and seeds.
-  """
-  models = chosen(c, workdir)
-  first = next(iter(models.values()))
-  if runs.masked(c):
-    c, spec = env.settle(c)
-    if spec.label:  # it has a validation split of its own, and the corpus is not scored
-      c.data.unlabelled, c.data.neighbours = '', 1
-    plan = env.prepare(c, workdir, {'generator': first}, ('generator',), True)
-    spec, text = plan.spec, plan.text
-    scorer = _scorer(plan, 'generator', placed(plan, 'generator', plan.generator)[0], plan.mesh)
-
-    def scores(where: pathlib.Path, splits: list[str]) -> dict[str, dict[str, float]]:
-      params = placed(plan, 'generator', roles.load(c, spec, where, 'mlm'))[1]
-      return {split: scorer(params, plan.data[split]) for split in splits}
-  else:
-    c, spec, text = env.read(c)
-
-    def scores(where: pathlib.Path, splits: list[str]) -> dict[str, dict[str, float]]:
-      classifier = _classifier(c, where)
-      classifier.check(spec)
-      return {split: classifier.score(text.splits[split], spec) for split in splits}
-
-  wanted = (c.eval.split,) if c.eval.split else spec.evaluation
-  splits = [split for split in wanted if split in text.splits]
-  for split in [split for split in wanted if split not in splits]:
-    log.logger.info(f'{split}: not in {text.origin}')
-  if not splits:
-    raise ValueError(f'none of the splits {c.eval.split or spec.evaluation} is in {text.origin}')
-  out = seeds.summary({seed: scores(where, splits) for seed, where in models.items()})
-  if hosts.first():
-    report.write_json(workdir / 'eval.json', dict(model=str(first), metrics=out))
-    print(json.dumps(out, indent=2))
-  return out
-
-
-def _classifier(c, where: pathlib.Path) -> predict.Classifier:
-  mesh = sharding.make_mesh(**c.mesh)
-  return predict.load(str(where), c.eval.batch_size, c.data.max_length, mesh)
-
-
-def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
-  """Write what the chosen model predicts beside the rows of config.eval.data, or of a split."""
-  if runs.masked(c):
-    raise ValueError(
-      f'a masked language model predicts no classes: method {c.method.name} has no --mode=predict'
-    )
-  where = chosen(c, workdir)[c.seed]
-  if c.eval.data:
-    c, _ = env.settle(c)
-    data = pathlib.Path(c.eval.data)
-    path, clf = workdir / f'predictions.{data.name}', _classifier(c, where)
-    n = predict.file(clf, str(where), data, c.data.text, c.data.pair, path)
-  else:
-    c, spec, text = env.read(c)
-    split = c.eval.split or next(
-      (s for s in ('test', 'validation') if s in text.splits), spec.evaluation[0]
-    )
-    if split not in text.splits:
-      raise ValueError(f'no split {split!r} in {text.origin}: there are {", ".join(text.splits)}')
-    path, clf = workdir / f'predictions.{split}.csv', _classifier(c, where)
-    n = predict.split(clf, str(where), text.splits[split], path)
-  if hosts.first():
-    print(f'{n:,} predictions of {where} in {path}')
-  return path

@@ -64,7 +64,8 @@ def get_config(value: str):
 
 def _main(argv) -> None:
   del argv
-  from kdjax import dry, exports, hosts, jobs  # after the flags: jax is not loaded for --help
+  # After the flags: jax is not loaded for --help.
+  from kdjax import dry, exports, hosts, inference, jobs
 
   c, workdir, mode = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.mode
   if 'grid' in c:
@@ -78,7 +79,7 @@ def _main(argv) -> None:
         dry.show(plan)
   else:
     with one_line_errors():
-      does = dict(eval=jobs.evaluation, predict=jobs.prediction, export=exports.export)
+      does = dict(eval=inference.evaluation, predict=inference.prediction, export=exports.export)
       does[mode](c, workdir)
 
 

@@ -51,8 +51,11 @@ ARROWS = {
   'runs': {'report'},
   'jobs': {
     'answers', 'data', 'doubts', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods',
-    'metrics', 'models', 'net', 'predict', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop',
+    'metrics', 'models', 'net', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop',
     'train',
+  },
+  'inference': {
+    'env', 'hosts', 'jobs', 'log', 'predict', 'report', 'roles', 'runs', 'seeds', 'sharding',
   },
   'doubts': {'metrics', 'tasks'},
   'estimate': {
@@ -61,12 +64,12 @@ ARROWS = {
   'dry': {'data', 'env', 'estimate', 'hosts', 'jobs', 'runs', 'train'},
   'formats': {'data', 'net'},
   'exports': {
-    'data', 'env', 'evaluate', 'formats', 'hosts', 'jobs', 'models', 'net', 'report', 'runs',
+    'data', 'env', 'evaluate', 'formats', 'hosts', 'inference', 'models', 'net', 'report', 'runs',
     'tasks',
   },
   'main': {
-    'allocator', 'distributed', 'dry', 'exports', 'hosts', 'jobs', 'lock', 'log', 'runs', 'stop',
-    'progress', 'quote', 'usage',
+    'allocator', 'distributed', 'dry', 'exports', 'hosts', 'inference', 'jobs', 'lock', 'log',
+    'progress', 'quote', 'runs', 'stop', 'usage',
   },
   'grid': {
     'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import dry, exports, jobs, net, runs
+from kdjax import dry, exports, inference, jobs, net, runs
 from kdjax.models import hf
 from tests import toy
 
@@ -116,11 +116,11 @@ def test_alone_it_says_how_well_it_guesses_before_and_after(alone, capsys):
   assert not (workdir / 'teacher').exists()
   said = (workdir / 'results.md').read_text()
   assert 'untrained' in said and 'validation perplexity' in said
-  scores = jobs.evaluation(c, workdir)
+  scores = inference.evaluation(c, workdir)
   assert scores['validation'] == pytest.approx(rows['generator']['validation'], rel=1e-5)
   assert 'top1' in capsys.readouterr().out
   with pytest.raises(ValueError, match='mlm has no --mode=predict'):
-    jobs.prediction(c, workdir)
+    inference.prediction(c, workdir)
   assert _same(exports.export(c, workdir), workdir / 'generator' / 'model')
 
 
@@ -228,8 +228,8 @@ def test_what_makes_no_sense_is_refused_in_a_line(rng, tmp_path):
   _refused(tmp_path, rng, 'no step', **{'generator.steps': 0, 'generator.epochs': 0.0})
   c = _config(tmp_path, rng, 'mlm')
   with pytest.raises(ValueError, match=r'no model in .*generator/model: train first'):
-    jobs.evaluation(c, tmp_path / 'work')
+    inference.evaluation(c, tmp_path / 'work')
   with c.unlocked():
     c.eval.model = str(tmp_path / 'base')
   with pytest.raises(ValueError, match='is no masked language model: head'):
-    jobs.evaluation(c, tmp_path / 'work')
+    inference.evaluation(c, tmp_path / 'work')

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 
-from kdjax import hosts, jobs, runs, stop
+from kdjax import hosts, inference, jobs, runs, stop
 from kdjax.data import batches
 from tests import tiny, toy
 
@@ -236,8 +236,8 @@ def test_every_mode_of_two_hosts_is_that_of_one_process(tmp_path, name, capsys):
   _ended(run.start(work))
   run.here(one, 2)
   assert toy.left(work) == toy.left(one)
-  jobs.evaluation(run.on(2), one)
-  jobs.prediction(run.on(2), one)
+  inference.evaluation(run.on(2), one)
+  inference.prediction(run.on(2), one)
   for mode in ('eval', 'predict', 'export'):
     (out, _), (nothing, _) = _ended(run.start(work, mode=mode))
     told = '"validation"' if mode == 'eval' else str(work)

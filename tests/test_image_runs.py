@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, exports, jobs, net
+from kdjax import dry, env, exports, inference, jobs, net
 from kdjax.data import sources
 from kdjax.methods import base
 from kdjax.models import vision_files
@@ -87,10 +87,10 @@ def test_what_is_no_image_is_refused_with_what_is(run):
 
 def test_eval_predict_and_export_agree_with_the_run(run, tmp_path):
   c, workdir, rows = run
-  found = jobs.evaluation(c, workdir)
+  found = inference.evaluation(c, workdir)
   want = {split: rows['backward_kd'][split] for split in ('validation', 'test')}
   assert found == {k: pytest.approx(v) for k, v in want.items()}
-  with jobs.prediction(c, workdir).open() as file:
+  with inference.prediction(c, workdir).open() as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == 359
   names = [line['prediction'] for line in lines]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, exports, jobs, net, report, runs
+from kdjax import dry, env, exports, inference, jobs, net, report, runs
 from kdjax.models import hf
 from tests import tiny, toy
 
@@ -192,16 +192,16 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(run, tmp_path, monkeypa
 
 def test_eval_predict_and_export_read_the_trained_student(run, capsys):
   c, workdir, rows = run
-  scores = jobs.evaluation(c, workdir)
+  scores = inference.evaluation(c, workdir)
   np.testing.assert_allclose(
     scores['validation']['accuracy'], rows['augpro']['validation']['accuracy']
   )
-  path = jobs.prediction(c, workdir)
+  path = inference.prediction(c, workdir)
   lines = path.read_text().splitlines()
   assert lines[0] == 'index,text,prediction,p_neg,p_pos' and len(lines) == 41
   own = c.copy_and_resolve_references()
   own.data.train, own.eval.data = '', c.data.validation  # a model, and rows: nothing else is read
-  beside = jobs.prediction(own, workdir).read_text().splitlines()
+  beside = inference.prediction(own, workdir).read_text().splitlines()
   assert beside[0] == 'text,label,prediction,p_neg,p_pos'
   assert [row.split(',')[2:] for row in beside[1:]] == [row.split(',')[2:] for row in lines[1:]]
   target = exports.export(c, workdir)
@@ -279,9 +279,9 @@ def test_a_run_on_a_split_mesh_trains_scores_and_predicts(rng, tmp_path, capsys,
   caplog.set_level('INFO', 'kdjax')
   rows = jobs.run(plan)
   assert caplog.text.count(table) == 2
-  scores = jobs.evaluation(c, tmp_path / 'work')
+  scores = inference.evaluation(c, tmp_path / 'work')
   assert scores['validation'] == pytest.approx(rows['kd']['validation'])
-  assert len(jobs.prediction(c, tmp_path / 'work').read_text().splitlines()) == 41
+  assert len(inference.prediction(c, tmp_path / 'work').read_text().splitlines()) == 41
   # The same folder on one device: what is finished is read, whatever it was laid out for.
   c.mesh.update(dict(data=1, fsdp=1, tensor=1, whole=''))
   again = jobs.run(jobs.prepare(c, tmp_path / 'work'))

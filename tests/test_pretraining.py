@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import dry, exports, jobs, net, runs
+from kdjax import dry, exports, inference, jobs, net, runs
 from kdjax.models import hf
 from tests import toy
 
@@ -134,10 +134,10 @@ def test_a_finished_run_stands_and_its_modes_work(run, monkeypatch, tmp_path, ca
     assert jobs.run(jobs.prepare(c, workdir)) == rows
   with monkeypatch.context() as m:  # the corpus is not scored, hence not read
     m.setattr('kdjax.data.corpus.read', lambda *a: pytest.fail('the corpus was read'))
-    scores = jobs.evaluation(c, workdir)
+    scores = inference.evaluation(c, workdir)
   assert scores['validation'] == pytest.approx(rows['codir_pre']['validation'], rel=1e-5)
   with pytest.raises(ValueError, match='method mlm_kd has no --mode=predict'):
-    jobs.prediction(c, workdir)
+    inference.prediction(c, workdir)
   assert _same(_params(exports.export(c, workdir)), _params(workdir / 'codir_pre' / 'model'))
   capsys.readouterr()
   dry.show(jobs.prepare(c, tmp_path / 'dry', str(tmp_path / 'cache')))
@@ -172,7 +172,7 @@ def test_text_alone_is_a_task_and_holds_documents_out(rng, tmp_path):
   assert list(plan.data) == ['validation', 'train'] and len(plan.data['validation'].index) == 9
   rows = jobs.run(plan)
   assert set(rows) == {'teacher', 'mlm_kd'}
-  scores = jobs.evaluation(c, tmp_path / 'work')  # of the same documents
+  scores = inference.evaluation(c, tmp_path / 'work')  # of the same documents
   assert scores['validation'] == pytest.approx(rows['mlm_kd']['validation'], rel=1e-5)
 
 

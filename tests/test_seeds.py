@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax import checkpoint, dry, exports, guard, jobs, net, runs, seeds
+from kdjax import checkpoint, dry, exports, guard, inference, jobs, net, runs, seeds
 from kdjax.models import hf
 from tests import tiny, toy
 
@@ -156,11 +156,11 @@ def test_it_is_done_when_all_models_are_there(run, tmp_path, monkeypatch, capsys
 
 def test_eval_predict_and_export_know_of_all_seeds(run, capsys):
   c, workdir, rows = run
-  scores = jobs.evaluation(c, workdir)
+  scores = inference.evaluation(c, workdir)
   assert scores['validation'] == pytest.approx(rows['kd']['validation'])
   for seed, own in rows['kd']['seeds'].items():
     assert scores['seeds'][seed]['validation'] == pytest.approx(own['validation'])
-  jobs.prediction(c, workdir)
+  inference.prediction(c, workdir)
   assert f'seed{SEEDS[0]}' in capsys.readouterr().out
   target = exports.export(c, workdir)
   for seed in SEEDS:
@@ -226,4 +226,4 @@ def test_what_stands_beside_the_students_is_trained_once_and_shared(rng, tmp_pat
   mean = seeds.mean([own['validation' if head == 'classify' else 'metrics']
                      for own in rows[name]['seeds'].values()])  # fmt: skip
   assert rows[name]['validation'] == pytest.approx(mean)
-  assert jobs.evaluation(c, tmp_path / 'work')['validation'] == pytest.approx(mean, rel=1e-3)
+  assert inference.evaluation(c, tmp_path / 'work')['validation'] == pytest.approx(mean, rel=1e-3)
