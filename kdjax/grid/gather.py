@@ -11,7 +11,7 @@ import numpy as np
 
 from kdjax import report, tasks
 from kdjax.data import ood
-from kdjax.grid import commands, jobs, scores, stats
+from kdjax.grid import commands, jobs, scores, stats, tables
 
 _BASE, _STUDENT = 'kd', 'finetune'  # what differences are from; the lower end of the gap
 _SEEDED = ('scores', 'ood', 'agreement')
@@ -81,25 +81,26 @@ def _joined(each: list[dict]) -> dict:
 def _relate(rows: dict[str, dict], found: dict, column: tuple, workdir, resamples: int) -> None:
   """Adds the share of the gap, the difference from KD with its interval, the cost beside KD's."""
   for name, row in rows.items():
-    metric = row['metrics'][0]
     row['share'], row['difference'] = {}, {}
     base = rows.get(_BASE)
     row['cost']['relative'] = base and row['cost']['seconds'] / max(base['cost']['seconds'], 1e-9)
-    for split, part, key in _places(row, metric):
-      value = lambda of, split=split, part=part, key=key: rows[of][part][split][key]  # noqa: E731
+    for at, part, split, key in _places(row):
+      value = lambda of, part=part, split=split, key=key: rows[of][part][split][key]  # noqa: E731
       where = split if part == 'scores' else f'ood/{split}'
       if _STUDENT in rows and name not in ('teacher', _STUDENT):
-        row['share'][where] = stats.share(value(name), value(_STUDENT), value('teacher'))
+        row['share'][at] = stats.share(value(name), value(_STUDENT), value('teacher'))
       if base and name not in ('teacher', _BASE):
         pair = [_decisions(found[*column, of], workdir, where) for of in (name, _BASE)]
         got = stats.paired(key, pair[0][0], pair[1][0], pair[0][1], resamples)
-        row['difference'][where] = got._asdict() | dict(decided=got.decided)
+        row['difference'][at] = got._asdict() | dict(decided=got.decided)
 
 
-def _places(row: dict, metric: str) -> Iterable[tuple[str, str, str]]:
-  """(split, part of a row, metric) of every number that is compared."""
-  yield from ((split, 'scores', metric) for split in row['scores'])
-  yield from ((name, 'ood', 'accuracy') for name in row['ood'])
+def _places(row: dict) -> Iterable[tuple[str, str, str, str]]:
+  """(name of a difference, then part of a row, split, metric) of all that is compared."""
+  for split in row['scores']:
+    for metric in row['metrics']:
+      yield tables.compared(row, split, metric), 'scores', split, metric
+  yield from ((f'ood/{name}', 'ood', name, 'accuracy') for name in row['ood'])
 
 
 def _decisions(

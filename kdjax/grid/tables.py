@@ -58,6 +58,11 @@ def tested(row: dict) -> str:
   return others[0] if others else row['chosen']
 
 
+def compared(row: dict, split: str, metric: str) -> str:
+  """The key of a row's difference from KD and share of the gap: of its first metric, the split."""
+  return split if metric == row['metrics'][0] else f'{split} {metric}'
+
+
 def overview(grid: dict) -> Table:
   """Runs by settings: the first metric on the split that judges."""
   places = columns(grid)
@@ -108,17 +113,17 @@ def _search(grid: dict) -> bool:
 
 def gains(grid: dict) -> Table:
   """Runs by settings: the difference from KD, and the share of the gap of teacher and student."""
-  lines, judges = [], _judges(grid)
+  lines, judges = [], _compared(grid)
   by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
   head = ['', *(h for x in judges for h in (f'{x} - {grid["base"]}', f'{x} gap closed'))]
   for name in dict.fromkeys(row['run'] for row in grid['rows']):
     if name == 'teacher':
       continue
     line = [name]
-    for place, split in judges.values():
+    for place, at in judges.values():
       row = by.get((*place, name))
-      line.append(difference(row['difference'].get(split)) if row else '')
-      line.append(closed(row, split) if row else '')
+      line.append(difference(row['difference'].get(at)) if row else '')
+      line.append(closed(row, at) if row else '')
     if any(line[1:]):
       lines.append(line)
   note = (
@@ -166,6 +171,18 @@ def _judges(grid: dict) -> dict[str, tuple[tuple[str, float], str]]:
   return found
 
 
+def _compared(grid: dict) -> dict[str, tuple[tuple[str, float], str]]:
+  """By name, (setting, key) of the differences on these: of every metric that some run has."""
+  found = {}
+  for setting, (place, split) in _judges(grid).items():
+    own = of(grid, *place)
+    for n, metric in enumerate(own[0]['metrics']):
+      at = compared(own[0], split, metric)
+      if not n or any(at in row['difference'] for row in own):
+        found[f'{setting} {metric}'] = place, at
+  return found
+
+
 def results(rows: list[dict], grid: dict) -> Table:
   """One setting: every metric of every split, beside sizes and differences."""
   first = rows[0]
@@ -173,12 +190,18 @@ def results(rows: list[dict], grid: dict) -> Table:
   splits = list(dict.fromkeys(split for row in rows for split in row['scores']))
   judges = [split for split in splits if split != first['chosen']] or splits
   head = ['', 'parameters', *(f'{split} {metric}' for split in splits for metric in metrics)]
-  head += [f'{split} {metrics[0]} - {grid["base"]}' for split in judges]
+  apart = [
+    (split, metric)
+    for split in judges
+    for n, metric in enumerate(metrics)
+    if not n or any(compared(first, split, metric) in row['difference'] for row in rows)
+  ]
+  head += [f'{split} {metric} - {grid["base"]}' for split, metric in apart]
   head.append(f'gap closed{f", {judge}" * (len(judges) > 1)}')
   lines = []
   for row in rows:
     cells = [_spread(row['scores'], split, metric) for split in splits for metric in metrics]
-    more = [difference(row['difference'].get(split)) for split in judges]
+    more = [difference(row['difference'].get(compared(first, *pair))) for pair in apart]
     more.append(closed(row, judge))
     if row['run'] == 'teacher':
       more = [''] * len(more)

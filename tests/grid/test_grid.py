@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from kdjax import env, runs
 from kdjax.grid import gather, jobs, scores, tables
@@ -38,7 +39,8 @@ def test_every_run_has_its_numbers(done):
     assert all(len(own['accuracy']) == seeds for own in row['scores'].values())
     assert row['cost']['seconds'] > 0 and row['cost']['latency_ms'] > 0 and row['rows'] == 72
     assert row['curve']['step'] == [2, 4] and len(row['curve']['accuracy']) == seeds
-  assert set(grid['rows'][-1]['difference']) == {'development', *judges}
+  places = {f'{split}{more}' for split in row['scores'] for more in ('', ' f1_macro')}
+  assert set(grid['rows'][-1]['difference']) == set(grid['rows'][-1]['share']) == places
   assert grid['rows'][2]['cost']['relative'] == 1
   samples = grid['rows'][-1]['samples']
   assert len(samples) == 8 and any(row[0] != row[3] for row in samples)
@@ -326,12 +328,21 @@ def test_differences_are_those_of_the_written_predictions(done):
   decided = {}
   for name in ('kd', 'token_replace'):
     with np.load(workdir / 'own/train1' / name / 'predictions/validation.npz') as found:
-      decided[name] = (found['logits'].argmax(-1) == found['label']).mean()
-  got = grid['rows'][-1]['difference']['validation']
-  assert got['mean'] == pytest.approx(decided['token_replace'] - decided['kd'])
-  assert got['low'] <= got['mean'] <= got['high']
+      label, each = found['label'], found['logits'].argmax(-1)
+    f1 = [f1_score(label, own, average='macro') for own in each]
+    decided[name] = np.array([(each == label).mean(), np.mean(f1)])
   text = '\n'.join(tables.markdown(table) for table in tables.all_of(grid))
-  assert f'{got["mean"]:+.4f} [' in text and 'judged on validation' in text
+  assert 'judged on validation' in text
+  for want, more in zip(decided['token_replace'] - decided['kd'], ('', ' f1_macro'), strict=True):
+    got = grid['rows'][-1]['difference'][f'validation{more}']
+    assert got['mean'] == pytest.approx(want)
+    assert got['low'] <= got['mean'] <= got['high'] and f'{got["mean"]:+.4f} [' in text
+  gains = tables.gains(grid)
+  assert [name for name in gains.head if ' - ' in name] == [
+    'own accuracy - kd',
+    'own f1_macro - kd',
+  ]
+  assert all(gains.lines[-1])
 
 
 def test_compilation_and_restarts_do_not_count_as_training(tmp_path):

@@ -186,7 +186,7 @@ def test_a_split_that_some_runs_were_not_scored_on_leaves_their_cells_empty(grid
   at = table.head.index('train_rest accuracy - kd')
   assert [line[at] for line in table.lines][3:] == ['+0.0400 [+0.0300, +0.0500]', '']
   gains = tables.gains(found)
-  (at,) = [n for n, name in enumerate(gains.head) if name.endswith('train_rest - kd')]
+  (at,) = [n for n, name in enumerate(gains.head) if name.endswith('train_rest accuracy - kd')]
   assert {line[0]: line[at] for line in gains.lines if line[at]} == {
     'aug_pro': '+0.0400 [+0.0300, +0.0500]'
   }

@@ -20,6 +20,7 @@ def config(folder: pathlib.Path, **changes):
     c[part].update(toyed[part].to_dict())
   c.grid.tasks, c.grid.methods = 'own', 'finetune,kd,token_replace'
   c.data.train_size = 0
+  c.task.metrics = 'accuracy,f1_macro'
   c.data.test = str(toy.file(folder / 'test.csv', np.random.default_rng(1), 20))
   c.update_from_flattened_dict(changes)
   return c.lock()
