@@ -306,7 +306,7 @@ def closed(row: dict, split: str) -> str:
   if split not in row['share']:
     return ''
   share = row['share'][split]
-  return 'n/a' if share is None else f'{100 * share:.0f} %'
+  return 'n/a' if share is None else f'{round(100 * share)} %'
 
 
 def markdown(table: Table, draw=report.markdown) -> str:
