@@ -3,6 +3,7 @@
 A row is one run name of one task and share of the data; lists in it have one number a seed.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterable
 
@@ -80,6 +81,8 @@ def _joined(each: list[dict]) -> dict:
 
 def _relate(rows: dict[str, dict], found: dict, column: tuple, workdir, resamples: int) -> None:
   """Adds the share of the gap, the difference from KD with its interval, the cost beside KD's."""
+  # A base is asked for by every run, a run by each of its metrics: a file is read once.
+  said = functools.cache(lambda of, where: _decisions(found[*column, of], workdir, where))
   for name, row in rows.items():
     row['share'], row['difference'] = {}, {}
     base = rows.get(_BASE)
@@ -90,8 +93,8 @@ def _relate(rows: dict[str, dict], found: dict, column: tuple, workdir, resample
       if _STUDENT in rows and name not in ('teacher', _STUDENT):
         row['share'][at] = stats.share(value(name), value(_STUDENT), value('teacher'))
       if base and name not in ('teacher', _BASE):
-        pair = [_decisions(found[*column, of], workdir, where) for of in (name, _BASE)]
-        got = stats.paired(key, pair[0][0], pair[1][0], pair[0][1], resamples)
+        (ours, label), (theirs, _) = said(name, where), said(_BASE, where)
+        got = stats.paired(key, ours, theirs, label, resamples)
         row['difference'][at] = got._asdict() | dict(decided=got.decided)
 
 

@@ -113,7 +113,13 @@ def _search(grid: dict) -> bool:
 
 def gains(grid: dict) -> Table:
   """Runs by settings: the difference from KD, and the share of the gap of teacher and student."""
-  lines, judges = [], _compared(grid)
+  judges = {
+    f'{setting} {metric}': (place, compared(first, split, metric))
+    for setting, (place, split) in _judges(grid).items()
+    for first in of(grid, *place)[:1]
+    for metric in first['metrics']
+  }
+  lines = []
   by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
   head = ['', *(h for x in judges for h in (f'{x} - {grid["base"]}', f'{x} gap closed'))]
   for name in dict.fromkeys(row['run'] for row in grid['rows']):
@@ -171,18 +177,6 @@ def _judges(grid: dict) -> dict[str, tuple[tuple[str, float], str]]:
   return found
 
 
-def _compared(grid: dict) -> dict[str, tuple[tuple[str, float], str]]:
-  """By name, (setting, key) of the differences on these: of every metric that some run has."""
-  found = {}
-  for setting, (place, split) in _judges(grid).items():
-    own = of(grid, *place)
-    for n, metric in enumerate(own[0]['metrics']):
-      at = compared(own[0], split, metric)
-      if not n or any(at in row['difference'] for row in own):
-        found[f'{setting} {metric}'] = place, at
-  return found
-
-
 def results(rows: list[dict], grid: dict) -> Table:
   """One setting: every metric of every split, beside sizes and differences."""
   first = rows[0]
@@ -190,12 +184,7 @@ def results(rows: list[dict], grid: dict) -> Table:
   splits = list(dict.fromkeys(split for row in rows for split in row['scores']))
   judges = [split for split in splits if split != first['chosen']] or splits
   head = ['', 'parameters', *(f'{split} {metric}' for split in splits for metric in metrics)]
-  apart = [
-    (split, metric)
-    for split in judges
-    for n, metric in enumerate(metrics)
-    if not n or any(compared(first, split, metric) in row['difference'] for row in rows)
-  ]
+  apart = [(split, metric) for split in judges for metric in metrics]
   head += [f'{split} {metric} - {grid["base"]}' for split, metric in apart]
   head.append(f'gap closed{f", {judge}" * (len(judges) > 1)}')
   lines = []
