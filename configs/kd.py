@@ -2,7 +2,7 @@
 
 python -m kdjax.main --config=configs/kd.py[:task] --workdir=DIR
 
-SST-2, a tenth of train: 0.8096 ± 0.0053 (teacher 0.8631 ± 0.0074; 3 seeds, docs/findings.md).
+SST-2, a tenth of train: 0.8096 ± 0.0053 (teacher 0.8631 ± 0.0074; 3 seeds, docs/short_runs.md).
 Two to three minutes on 2 CPU cores, beside the teacher.
 """
 
