@@ -27,8 +27,8 @@ def methods() -> dict:
     name='cilda',
     hard=1 / 3,
     soft=1 / 3,
-    augmented=1 / 9,
-    hard_new=2 / 9,  # the new text keeps its gold label
+    augmented=1 / 3,
+    hard_new=0.0,  # gold label on the new text: the third party has 2/9, and augmented 1/9
     gen_gap=0.5,
     gen_contrast=0.5,
     owner='generator',  # of the projections: generator (to raise the contrast), student, nobody

@@ -38,7 +38,7 @@ _TRIED = dict(
   augpro=_MIXED,
   augpro_fgsm=(_HALF, dict(epsilon=0.15), _HALF | _MORE),
   mate_kd=(_FEWER, _LOUDER, _FEWER | _LOUDER),
-  cilda=(_FEWER, (gold := dict(augmented=1 / 3, hard_new=0.0)), _FEWER | gold),
+  cilda=(_FEWER, (gold := dict(augmented=1 / 9, hard_new=2 / 9)), _FEWER | gold),
   codir=(dict(weight=1.0), dict(temperature=1.0), dict(pool='mean')),
   backward_kd=(dict(cap=0.5), _MORE, dict(rate=0.1)),
   augpro_codir=_MIXED,
