@@ -1,5 +1,6 @@
 """Pictures of a grid, each from grid.json alone; matplotlib figures by name."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -77,29 +78,43 @@ def gap(grid: dict):
 
 
 def cost(grid: dict):
-  """Training time relative to KD against the difference from KD, with its interval."""
-  figure, axis = _figure()
-  there = False
-  for n, (task, fraction) in enumerate(tables.columns(grid)):
-    rows = tables.of(grid, task, fraction)
+  """Training time relative to KD against the difference from KD, with its interval; by task."""
+  panels = {}
+  for column in tables.columns(grid):
+    rows = tables.of(grid, *column)
     found = [(row, row['difference'].get(tables.tested(row))) for row in rows]
-    found = [(row, own) for row, own in found if own]
-    if not found:
-      continue
-    there = True
-    x = np.array([row['cost']['relative'] for row, _ in found])
-    y, low, high = np.array([[own[k] for k in ('mean', 'low', 'high')] for _, own in found]).T
-    bars = np.nan_to_num(np.maximum([y - low, high - y], 0))
-    color = f'C{n % 10}'
-    axis.errorbar(x, y, bars, fmt='o', color=color, ms=4, lw=0.8, label=_title(rows[0]))
-    for (row, _), at, value in zip(found, x, y, strict=True):
-      axis.annotate(row['run'], (at, value), (4, 3), textcoords='offset points', fontsize=7)
-  if not there:
+    panels |= {_title(rows[0]): own} if (own := [pair for pair in found if pair[1]]) else {}
+  if not panels:
     return None
-  axis.axhline(0, color='black', lw=0.8)
-  base = grid['base']
-  axis.set(xlabel=f'training time / that of {base}', ylabel=f'difference from {base}')
-  return _finish(figure, axis)
+  names = list(dict.fromkeys(row['run'] for found in panels.values() for row, _ in found))
+  across = math.ceil(math.sqrt(len(panels)))
+  down = -(-len(panels) // across)
+  size = (3.2 * across + 1.6, 2.8 * down + 1)
+  figure, axes = _figure(*size, nrows=down, ncols=across, squeeze=False, sharex=True)
+  for axis, (title, found) in zip(axes.flat, panels.items(), strict=False):
+    for row, own in found:
+      n = names.index(row['run'])
+      bars = np.nan_to_num([[own['mean'] - own['low']], [own['high'] - own['mean']]]).clip(0)
+      axis.errorbar(
+        row['cost']['relative'], own['mean'], bars, fmt=_MARKS[n // 10 % len(_MARKS)],
+        color=f'C{n % 10}', ms=5, lw=0.8, label=row['run'],
+      )  # fmt: skip
+    axis.axhline(0, color='black', lw=0.8)
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(labelbottom=True, labelsize=8)
+    axis.spines[['top', 'right']].set_visible(False)
+  for axis in axes.flat[len(panels) :]:
+    axis.remove()
+  figure.supxlabel(f'training time / that of {grid["base"]}', fontsize=10)
+  figure.supylabel(f'difference from {grid["base"]}', fontsize=10)
+  of_name = {}
+  for axis in figure.axes:
+    handles, labels = axis.get_legend_handles_labels()
+    of_name |= dict(zip(labels, handles, strict=True))
+  figure.legend(
+    [of_name[name] for name in names], names, loc='outside right center', fontsize=7, frameon=False
+  )
+  return figure
 
 
 def size(grid: dict, task: str):
@@ -122,18 +137,18 @@ def size(grid: dict, task: str):
   return _finish(figure, axis)
 
 
-_STYLES = ('-', '--', '-.')
+_STYLES, _MARKS = ('-', '--', '-.'), 'os^D'
 
 
 def _title(row: dict) -> str:
   return row['task'] if row['fraction'] == 1 else f'{row["task"]}, {100 * row["fraction"]:g} %'
 
 
-def _figure(width: float = 6.4):
+def _figure(width: float = 6.4, height: float = 4.4, **grid):
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(width, 4.4), layout='constrained')
-  return figure, figure.add_subplot()
+  figure = Figure(figsize=(width, height), layout='constrained')
+  return figure, figure.subplots(**grid)
 
 
 def _finish(figure, axis):

@@ -143,6 +143,19 @@ def test_plots_are_written_as_png_and_svg(grid, tmp_path):
     assert '<svg' in (tmp_path / f'{name}.svg').read_text()
 
 
+def test_costs_have_a_panel_for_each_task_and_a_name_for_each_run(grid):
+  figure = plots.cost(grid)
+  rows = [r for r in grid['rows'] if r['difference'].get(tables.tested(r))]
+  assert len(figure.axes) == len({(r['task'], r['fraction']) for r in rows}) > 1
+  assert {text.get_text() for text in figure.legends[0].texts} == {r['run'] for r in rows}
+  assert sum(len(axis.containers) for axis in figure.axes) == len(rows)
+  lines = [found for axis in figure.axes for found in axis.containers]
+  shown = {(float(x), float(y)) for line in lines for x, y in [line.lines[0].get_xydata()[0]]}
+  assert shown == {
+    (r['cost']['relative'], r['difference'][tables.tested(r)]['mean']) for r in rows
+  }  # fmt: skip
+
+
 def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
   text = docs.page(dict(a=grid))
   assert text.startswith('# Results\n') and text.count('## All methods') == 1
