@@ -83,7 +83,9 @@ def cost(grid: dict):
   for column in tables.columns(grid):
     rows = tables.of(grid, *column)
     found = [(row, row['difference'].get(tables.tested(row))) for row in rows]
-    panels |= {_title(rows[0]): own} if (own := [pair for pair in found if pair[1]]) else {}
+    found = [(row, own) for row, own in found if own]
+    if found:
+      panels[_title(rows[0])] = found
   if not panels:
     return None
   names = list(dict.fromkeys(row['run'] for found in panels.values() for row, _ in found))
@@ -91,14 +93,13 @@ def cost(grid: dict):
   down = -(-len(panels) // across)
   size = (3.2 * across + 1.6, 2.8 * down + 1)
   figure, axes = _figure(*size, nrows=down, ncols=across, squeeze=False, sharex=True)
+  drawn = {}
   for axis, (title, found) in zip(axes.flat, panels.items(), strict=False):
     for row, own in found:
       n = names.index(row['run'])
       bars = np.nan_to_num([[own['mean'] - own['low']], [own['high'] - own['mean']]]).clip(0)
-      axis.errorbar(
-        row['cost']['relative'], own['mean'], bars, fmt=_MARKS[n // 10 % len(_MARKS)],
-        color=f'C{n % 10}', ms=5, lw=0.8, label=row['run'],
-      )  # fmt: skip
+      mark = dict(fmt=_MARKS[n // 10 % len(_MARKS)], color=f'C{n % 10}', ms=5, lw=0.8)
+      drawn[row['run']] = axis.errorbar(row['cost']['relative'], own['mean'], bars, **mark)
     axis.axhline(0, color='black', lw=0.8)
     axis.set_title(title, fontsize=10)
     axis.tick_params(labelbottom=True, labelsize=8)
@@ -107,13 +108,7 @@ def cost(grid: dict):
     axis.remove()
   figure.supxlabel(f'training time / that of {grid["base"]}', fontsize=10)
   figure.supylabel(f'difference from {grid["base"]}', fontsize=10)
-  of_name = {}
-  for axis in figure.axes:
-    handles, labels = axis.get_legend_handles_labels()
-    of_name |= dict(zip(labels, handles, strict=True))
-  figure.legend(
-    [of_name[name] for name in names], names, loc='outside right center', fontsize=7, frameon=False
-  )
+  figure.legend(drawn.values(), drawn, loc='outside right center', fontsize=7, frameon=False)
   return figure
 
 
