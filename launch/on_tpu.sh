@@ -74,9 +74,9 @@ start() {
 }
 
 follow() {
-  tail -n 50 -F "$state/log" &
-  flock "$lock" true # waits
-  kill $!
+  flock "$lock" true & # waits
+  # Its last lines too: tail looks once more after what it waits for has ended.
+  tail -n 50 --pid=$! -F "$state/log"
 }
 
 status() {

@@ -342,6 +342,17 @@ def test_on_a_tpu_a_command_outlives_who_started_it_and_leaves_its_status(comman
 
 
 @needs_flock
+def test_on_a_tpu_the_last_lines_of_a_command_are_shown_even_of_one_that_has_ended(
+  commands, tmp_path
+):
+  for word in 'abc':  # what has ended before anyone follows
+    _on_tpu(commands, tmp_path, 'start', 'echo', word)
+    assert _on_tpu(commands, tmp_path, 'follow').split()[-1] == word
+  _on_tpu(commands, tmp_path, 'start', 'bash', '-c', 'sleep 0.2; seq 20000')
+  assert _on_tpu(commands, tmp_path, 'follow').split()[-1] == '20000'
+
+
+@needs_flock
 def test_on_a_tpu_a_run_is_stopped_and_one_that_was_cut_off_is_started_again(commands, tmp_path):
   here = (commands, tmp_path)
   _on_tpu(
