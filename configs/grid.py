@@ -1,11 +1,13 @@
 """Tasks x methods x seeds: what kdjax.reproduce runs and tabulates.
 
-python -m kdjax.reproduce --config=configs/grid.py[:quick|glue_low|glue|ood|search] --workdir=DIR
+python -m kdjax.reproduce --config=configs/grid.py[:NAME] --workdir=DIR
 
 quick (the default): embedded text, three minutes on 2 CPU cores, not for comparison. glue_low: a
 tenth of the large train splits, all of the small ones (AugPro's low-data setting). glue: all of it.
 ood: tasks with test sets from elsewhere. In the last three a part of train chooses checkpoints, and
-the task's validation split is a test that chooses nothing. search: four trials of each method, the
+the task's validation split is a test that chooses nothing. text: of glue_low, KD and AugPro as they
+are and with grid.text, a file of more text without labels (--config.grid.text=FILE; what
+benchmarks.texts writes of other tasks, or your own). search: four trials of each method, the
 first with what ships, for a third of glue_low's steps, scored on that part of train alone; what
 wins goes into of_method by hand.
 """
@@ -58,7 +60,9 @@ _ALONE = (3e-4, 1e-4, 6e-4, 1e-3)
 def get_config(name: str = ''):
   """The fields of all runs, and config.grid."""
   name = name or 'quick'
-  settings = dict(quick=_quick, glue_low=_glue_low, glue=_glue, ood=_ood, search=_search)
+  settings = dict(
+    quick=_quick, glue_low=_glue_low, glue=_glue, ood=_ood, text=_text, search=_search
+  )
   if name not in settings:
     raise ValueError(f'configs/grid.py:{name}: it is one of {", ".join(settings)}')
   c = common.config('', 'kd')
@@ -117,6 +121,20 @@ def _ood(c) -> None:
   _glue(c)
   c.grid.tasks = 'sst2,mnli,qqp'
   c.grid.ood = _SETS
+
+
+def _text(c) -> None:
+  _glue_low(c)
+  c.grid.text = ''  # file, folder or pattern, as config.data.unlabelled
+  c.grid.pair = 'pair'  # of tasks of pairs: the column of second texts
+  names = ['finetune']
+  for method in ('kd', 'augpro'):
+    names += [method, name := f'{method}_text']
+    # Of a batch few rows have a gold label, and their weight is that of the mean over those few.
+    c.baselines[name] = c.baselines[method].to_dict() | dict(hard=0.1)
+    more = dict(unlabelled=c.grid.get_ref('text'), pair=c.grid.get_ref('pair'))
+    c.grid.of_method[name] = dict(data=more, train=dict(epochs=2.0))
+  c.grid.methods = ','.join(names)
 
 
 def _search(c) -> None:

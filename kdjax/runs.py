@@ -114,6 +114,8 @@ def asked(c, name: str) -> dict[str, Any]:
   tree['data'].pop('cache')
   if gold(c, name):
     tree['data']['unlabelled'] = ''
+    if not c.data.train:  # these are columns of that text, and of nothing else
+      tree['data'].update(text='text', pair='')
   many = tree.pop('seeds')
   if many > 1 and name not in _BESIDE:
     tree['seeds'] = many

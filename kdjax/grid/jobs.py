@@ -83,6 +83,11 @@ def _settings(c, workdir: pathlib.Path):
   tasks, fractions = _parts(c.grid.tasks), tuple(c.grid.fractions)
   if not tasks or not fractions or len(set(tasks)) < len(tasks):
     raise ValueError('config.grid.tasks and config.grid.fractions: one or more, none of them twice')
+  if not c.grid.get('text', 'not asked for'):
+    raise ValueError(
+      'config.grid.text names no text without labels: a file, a folder or a pattern, as '
+      'config.data.unlabelled reads it; benchmarks/texts.py writes one of other tasks'
+    )
   seen = set()
   for task, fraction in itertools.product(tasks, fractions):
     own = c.copy_and_resolve_references()

@@ -305,6 +305,8 @@ def test_wrong_grids_are_refused_by_the_key(tmp_path):
     jobs.of(c, tmp_path, None)
   with pytest.raises(ValueError, match='trains no classifier'):
     jobs.of(mlm.get_config(), tmp_path, None)
+  with pytest.raises(ValueError, match=r'config.grid.text names no text.*benchmarks/texts.py'):
+    jobs.of(grid.get_config('text'), tmp_path, None)
   with pytest.raises(ValueError, match='quick, glue_low, glue, ood'):
     grid.get_config('glu')
 

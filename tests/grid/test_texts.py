@@ -1,0 +1,96 @@
+"""More text without labels in a grid: the texts of other tasks, and what they do to its runs."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import texts
+from configs import grid
+from kdjax import runs
+from kdjax.grid import jobs, scores
+from tests import toy
+from tests.data import data_config
+from tests.grid import toy_grid
+
+PAIR = ('sentence1', 'sentence2')
+
+
+def _task(folder, name, columns, splits):
+  """<folder>/<name>/<split>.parquet of (texts of a row..., label); gives the folder."""
+  for split, rows in splits.items():
+    values = dict(zip((*columns, 'label'), map(list, zip(*rows, strict=True)), strict=True))
+    data_config.parquet(folder / name / f'{split}.parquet', **values)
+  return folder
+
+
+def _pairs(rng, n):
+  said = [text for text, _ in toy.rows(rng, 2 * n)]
+  return [(*pair, i % 2) for i, pair in enumerate(zip(said[::2], said[1::2], strict=True))]
+
+
+def _config(folder, rng, **changes):
+  """The setting `text` on a toy RTE in this folder; MRPC and SST-2 lie beside it."""
+  rte = dict(train=_pairs(rng, 120), validation=_pairs(rng, 24))
+  _task(folder, 'rte', PAIR, rte)
+  mrpc = _pairs(rng, 60)
+  long = ('the ' * 40, 'a ' * 11, 0)
+  mrpc += [mrpc[3], (*rte['train'][0][:2], 1), (*rte['validation'][5][:2], 0), ('', 'it', 0), long]
+  _task(folder, 'mrpc', PAIR, dict(train=mrpc, validation=mrpc[:8]))
+  sst2 = [(text, int(label == 'pos')) for text, label in toy.rows(rng, 30)]
+  _task(folder, 'sst2', ('sentence',), dict(train=sst2, validation=sst2))
+  c, toyed = grid.get_config('text'), toy.config('kd', folder, rng, **toy_grid.STEPS)
+  for part in ('teacher', 'student', 'train', 'eval'):
+    c[part].update(toyed[part].to_dict())
+  c.data.update(dir=str(folder), max_length=24, buckets=(), development=0.25)
+  c.train.update(steps=0, eval_every=0)
+  c.grid.tasks = 'rte'
+  c.update_from_flattened_dict(changes)
+  return c
+
+
+def test_the_texts_of_other_tasks_are_those_that_no_split_of_the_task_has(rng, tmp_path):
+  c = _config(tmp_path, rng)
+
+  def read(name, split):
+    columns = pq.read_table(tmp_path / name / f'{split}.parquet', columns=list(PAIR))
+    return [tuple(row.values()) for row in columns.to_pylist()]
+
+  found = texts.collect(c, ['mrpc'], words=50)
+  own = {row for split in ('train', 'validation') for row in read('rte', split)}
+  want = [row for row in dict.fromkeys(read('mrpc', 'train')) if row not in own]
+  assert sorted(found) == sorted(want[:-2]) and found != want[:-2]  # not '', nor the long one
+  assert texts.collect(c, ['mrpc'], words=50) == found
+  assert len(texts.collect(c, ['mrpc'], words=51)) == len(found) + 1
+  # Of the task itself, what is neither learned from nor chooses by.
+  assert texts.collect(c, ['rte'], words=50) == []
+  c.grid.of_task.rte.data.train_fraction = 0.5
+  rest = texts.collect(c, ['rte'], words=50)
+  assert len(rest) == pytest.approx(len(set(read('rte', 'train'))) * 0.75 * 0.5, abs=4)
+  assert set(rest) < set(read('rte', 'train'))
+  with pytest.raises(ValueError, match='--of=sst2: of one task a row is a text'):
+    texts.collect(c, ['sst2'], words=50)
+
+
+def test_methods_with_more_text_stand_beside_those_without_by_one_teacher(rng, tmp_path):
+  c = _config(tmp_path / 'glue', rng)
+  pool = [dict(text=a, pair=b) for a, b in texts.collect(c, ['mrpc'], words=50)]
+  with c.unlocked():
+    c.grid.text = str(data_config.jsonl(tmp_path / 'pool.jsonl', pool))
+    c.grid.methods, c.seeds = 'kd,kd_text', 2
+  work = tmp_path / 'work'
+  plain, more = jobs.of(c, work, None)
+  assert (plain.names, more.names) == (['teacher', 'kd'], ['teacher', 'kd_text'])
+  assert runs.asked(plain.c, 'teacher') == runs.asked(more.c, 'teacher')
+  rows = {row['run']: row for row in toy_grid.run(c, work)['rows']}
+  assert list(rows) == ['teacher', 'kd', 'kd_text']
+  train = 90
+  steps = lambda name: rows[name]['cost']['steps']  # noqa: E731
+  assert steps('kd') == 3 * (train // 16)
+  assert steps('kd_text') == 2 * ((len(pool) + train) // 16)
+  for row in rows.values():
+    with np.load(work / 'rte/train1' / row['run'] / 'predictions' / 'validation.npz') as found:
+      assert found['logits'].shape[1:] == (24, 2)
+  ours, theirs = (rows[name]['scores']['validation']['accuracy'] for name in ('kd_text', 'kd'))
+  mean = rows['kd_text']['difference']['validation']['mean']
+  assert mean == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-9)
+  assert not any(scores.missing(job) for job in jobs.of(c, work, None))
