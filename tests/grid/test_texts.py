@@ -16,11 +16,10 @@ PAIR = ('sentence1', 'sentence2')
 
 
 def _task(folder, name, columns, splits):
-  """<folder>/<name>/<split>.parquet of (texts of a row..., label); gives the folder."""
+  """<folder>/<name>/<split>.parquet of (texts of a row..., label)."""
   for split, rows in splits.items():
     values = dict(zip((*columns, 'label'), map(list, zip(*rows, strict=True)), strict=True))
     data_config.parquet(folder / name / f'{split}.parquet', **values)
-  return folder
 
 
 def _pairs(rng, n):
@@ -28,7 +27,7 @@ def _pairs(rng, n):
   return [(*pair, i % 2) for i, pair in enumerate(zip(said[::2], said[1::2], strict=True))]
 
 
-def _config(folder, rng, **changes):
+def _config(folder, rng):
   """The setting `text` on a toy RTE in this folder; MRPC and SST-2 lie beside it."""
   rte = dict(train=_pairs(rng, 120), validation=_pairs(rng, 24))
   _task(folder, 'rte', PAIR, rte)
@@ -44,7 +43,6 @@ def _config(folder, rng, **changes):
   c.data.update(dir=str(folder), max_length=24, buckets=(), development=0.25)
   c.train.update(steps=0, eval_every=0)
   c.grid.tasks = 'rte'
-  c.update_from_flattened_dict(changes)
   return c
 
 
