@@ -133,6 +133,9 @@ def _data() -> ConfigDict:
   # More text, which the teacher labels: file, folder, pattern (txt, jsonl, parquet, csv, tsv; .gz)
   # or hub data set. It is in column config.data.text, second texts in config.data.pair.
   c.unlabelled = ''
+  # Of pairs: new ones a row of train, each of its texts beside one that is like its other; the
+  # teacher labels them. 10 is a good number: docs/methods.md.
+  c.new_pairs = 0
   c.pack = True  # mlm, mlm_kd: documents of it are joined and cut into full rows; False: one a row
   c.neighbours = 1  # rows of it that lie side by side there and share a batch
   c.validation_rows = 1000  # task text: documents held out, at most; validation_fraction holds too

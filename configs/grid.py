@@ -7,7 +7,8 @@ tenth of the large train splits, all of the small ones (AugPro's low-data settin
 ood: tasks with test sets from elsewhere. In the last three a part of train chooses checkpoints, and
 the task's validation split is a test that chooses nothing. text: of glue_low, KD and AugPro as they
 are and with grid.text, a file of more text without labels (--config.grid.text=FILE; what
-benchmarks.texts writes of other tasks, or your own). search: four trials of each method, the
+benchmarks.texts writes of other tasks, or your own). pairs: the same with data.new_pairs, pairs of
+the task's own texts, of tasks of pairs. search: four trials of each method, the
 first with what ships, for a third of glue_low's steps, scored on that part of train alone; what
 wins goes into of_method by hand.
 """
@@ -61,7 +62,13 @@ def get_config(name: str = ''):
   """The fields of all runs, and config.grid."""
   name = name or 'quick'
   settings = dict(
-    quick=_quick, glue_low=_glue_low, glue=_glue, ood=_ood, text=_text, search=_search
+    quick=_quick,
+    glue_low=_glue_low,
+    glue=_glue,
+    ood=_ood,
+    text=_text,
+    pairs=_pairs,
+    search=_search,
   )
   if name not in settings:
     raise ValueError(f'configs/grid.py:{name}: it is one of {", ".join(settings)}')
@@ -127,12 +134,22 @@ def _text(c) -> None:
   _glue_low(c)
   c.grid.text = ''  # file, folder or pattern, as config.data.unlabelled
   c.grid.pair = 'pair'  # of tasks of pairs: the column of second texts
+  _beside(c, 'text', dict(unlabelled=c.grid.get_ref('text'), pair=c.grid.get_ref('pair')))
+
+
+def _pairs(c) -> None:
+  _glue_low(c)
+  c.grid.tasks = ','.join(task for task in _TASKS.split(',') if task not in ('cola', 'sst2'))
+  _beside(c, 'pairs', dict(new_pairs=10))
+
+
+def _beside(c, what: str, more: dict) -> None:
+  """KD and AugPro as they are, and with rows beside those of train that have no label."""
   names = ['finetune']
   for method in ('kd', 'augpro'):
-    names += [method, name := f'{method}_text']
+    names += [method, name := f'{method}_{what}']
     # Of a batch few rows have a gold label, and their weight is that of the mean over those few.
     c.baselines[name] = c.baselines[method].to_dict() | dict(hard=0.1)
-    more = dict(unlabelled=c.grid.get_ref('text'), pair=c.grid.get_ref('pair'))
     c.grid.of_method[name] = dict(data=more, train=dict(epochs=2.0))
   c.grid.methods = ','.join(names)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import guard, hosts, net, roles, sharding, tasks
-from kdjax.data import batches, corpus, images, lengths, sources, tokens
+from kdjax.data import batches, corpus, images, lengths, pairs, sources, tokens
 from kdjax.models import families
 
 
@@ -100,6 +100,7 @@ def settle(c):
     ('eval.batch_size', c.eval.batch_size, 1),
     ('data.max_length', c.data.max_length, 4),
     ('data.neighbours', c.data.neighbours, 1),
+    ('data.new_pairs', c.data.new_pairs, 0),
     ('train.log_every', c.train.log_every, 1),
     ('generator.layers', c.generator.layers, 0),
   ):
@@ -225,7 +226,7 @@ def prepare(
     data = {name: images.dataset(table) for name, table in text.splits.items()}
   else:
     with hosts.in_turn():  # the others find the caches
-      if c.data.unlabelled and not masked:
+      if more(c) and not masked:
         text, train = _transfer(c, spec, text, learner, teacher, mismatch, workdir)
         data = dict(train=train)
       else:
@@ -244,6 +245,11 @@ def _onto(mesh, teacher: roles.Model) -> roles.Model:
   return teacher._replace(module=net.fill(teacher.module, placed))
 
 
+def more(c) -> bool:
+  """Whether rows without a label may come beside those of train."""
+  return bool(c.data.unlabelled or c.data.new_pairs)
+
+
 def _check_unlabelled(c, spec: tasks.Spec, masked: bool) -> None:
   """ValueError where unlabelled text is not for the task or the method, or is missing."""
   if not masked and not spec.label:
@@ -257,6 +263,14 @@ def _check_unlabelled(c, spec: tasks.Spec, masked: bool) -> None:
     raise ValueError(
       f'task {spec.name} reads pairs: name the second column of config.data.unlabelled='
       f'{c.data.unlabelled!r} in config.data.pair (its first is config.data.text={c.data.text!r})'
+    )
+  if c.data.new_pairs and (masked or len(spec.columns) < 2):
+    what = (
+      'masked language models ask no teacher of them' if masked else 'its rows are single texts'
+    )
+    raise ValueError(
+      f'config.data.new_pairs={c.data.new_pairs} is for tasks of pairs and their teacher; '
+      f'{spec.name}: {what}: set it to 0'
     )
   if c.data.neighbours > 1 and not masked:
     raise ValueError(
@@ -304,32 +318,39 @@ def _transfer(
   mismatch,
   work,
 ) -> tuple[sources.Text, batches.Dataset]:
-  """(text with its origin, rows to learn from): those of a corpus without labels, then train's.
+  """(text with its origin, rows to learn from): those of a corpus, new pairs, then train's.
 
-  They lie on disk, and are shuffled as one.
+  The first two have no labels. They lie on disk, and are shuffled as one.
   """
   if 'train' not in text.splits:
     raise ValueError(
-      f'config.data.unlabelled={c.data.unlabelled!r} goes beside a train split, and task '
-      f'{spec.name} has none in {text.origin}'
+      f'config.data.unlabelled={c.data.unlabelled!r} and new_pairs={c.data.new_pairs} go beside a '
+      f'train split, and task {spec.name} has none in {text.origin}'
     )
-  own, train = c.data.copy_and_resolve_references(), text.splits['train']
-  own.pack = False
-  pair = c.data.pair if len(spec.columns) > 1 else ''
-  views = [
-    corpus.read(own, model.tokenizer, cache(c, work), train, pair=pair)
-    for model in (student, teacher)[: 1 + bool(mismatch)]
-  ]
-  few = len(views[0].index) - len(train.first)
-  none = sources.unlabelled(few, spec.kind, spec.num_labels)
+  rows, origin = text.splits['train'], text.origin
+  readers = [model.tokenizer for model in (student, teacher)[: 1 + bool(mismatch)]]
+  if c.data.new_pairs:
+    none = spec.kind, spec.num_labels
+    new = pairs.anew(text.splits, c.data.new_pairs, c.data.seed, *none, readers[0].tokenize)
+    rows, origin = sources.join(new, rows), f'{origin} {len(new.first):,} new pairs of its texts.'
+  if c.data.unlabelled:
+    own = c.data.copy_and_resolve_references()
+    own.pack = False
+    pair = c.data.pair if len(spec.columns) > 1 else ''
+    found = [corpus.read(own, one, cache(c, work), rows, pair=pair) for one in readers]
+    views, origin = [each.tokens for each in found], f'{origin} {found[0].origin}'
+  else:
+    views = [tokens.tokenise(rows, one, c.data.max_length, cache(c, work)) for one in readers]
+  n = len(views[0].length)
+  none = sources.unlabelled(n - len(rows.label), spec.kind, spec.num_labels)
   data = batches.Dataset(
-    views[0].tokens,
-    np.concatenate([none, train.label]),
-    views[0].index,
+    views[0],
+    np.concatenate([none, rows.label]),
+    np.arange(n, dtype=np.int32),
     _ordinary(student, teacher),
-    views[1].tokens if mismatch else None,
+    views[1] if mismatch else None,
   )
-  return text._replace(origin=f'{text.origin} {views[0].origin}'), data
+  return text._replace(origin=origin), data
 
 
 def cache(c, workdir) -> pathlib.Path:
@@ -367,7 +388,7 @@ def make(
     nets[0], nets[2] = quiet(nets[0]), nets[2] and quiet(nets[2])
   if spec.images:
     return Env(nets[0], nets[1], tasks.KINDS[spec.kind], None, bounds=(0.0, 1.0))
-  task, partly = tasks.KINDS[spec.kind], bool(c.data.unlabelled) and not gold
+  task, partly = tasks.KINDS[spec.kind], more(c) and not gold
   return Env(
     nets[0],
     nets[1],

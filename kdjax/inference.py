@@ -28,7 +28,7 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   if runs.masked(c):
     c, spec = env.settle(c)
     if spec.label:  # it has a validation split of its own, and the corpus is not scored
-      c.data.unlabelled, c.data.neighbours = '', 1
+      c.data.update(unlabelled='', neighbours=1)
     plan = env.prepare(c, workdir, {'generator': first}, ('generator',), True)
     spec, text = plan.spec, plan.text
     cut = jobs.placed(plan, 'generator', plan.generator)[0]

@@ -47,11 +47,11 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   c, spec = env.settle(c)
   for name in runs.names(c):
     base.check_images(runs.block(c, name).name, spec.images)
-  if c.data.unlabelled and runs.gold(c, c.name):
+  if env.more(c) and runs.gold(c, c.name):
     raise ValueError(
       f'{c.name} learns from gold labels alone, and config.data.unlabelled={c.data.unlabelled!r} '
-      'has none: take a method that asks a teacher (configs/kd.py, augpro.py), or one of masked '
-      'language models (mlm.py, mlm_kd.py)'
+      f'and new_pairs={c.data.new_pairs} have none: take a method that asks a teacher '
+      '(configs/kd.py, augpro.py), or one of masked language models (mlm.py, mlm_kd.py)'
     )
   c.data.cache = cache or c.data.cache
   others = hosts.agree(

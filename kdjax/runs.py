@@ -113,9 +113,11 @@ def asked(c, name: str) -> dict[str, Any]:
   tree['train'] = {k: v for k, v in tree['train'].items() if k not in _FREE_TRAIN}
   tree['data'].pop('cache')
   if gold(c, name):
-    tree['data']['unlabelled'] = ''
+    tree['data'].update(unlabelled='', new_pairs=0)
     if not c.data.train:  # these are columns of that text, and of nothing else
       tree['data'].update(text='text', pair='')
+  if not tree['data']['new_pairs']:
+    tree['data'].pop('new_pairs')  # as runs have it that were asked before there was such a field
   many = tree.pop('seeds')
   if many > 1 and name not in _BESIDE:
     tree['seeds'] = many

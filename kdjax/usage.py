@@ -58,7 +58,7 @@ compared with. --config.KEY=VALUE changes a field, as in kdjax.main (its --help
 says more), and --config=configs/grid.py --help shows all of them. A grid that
 was stopped goes on.
 
-configs/grid.py[:quick|glue_low|glue|ood|search]"""
+configs/grid.py[:quick|glue_low|glue|ood|text|pairs|search]"""
 SERVE = """Answer over HTTP with a model's folder.
 
   python -m kdjax.serve DIR [--port=8000]

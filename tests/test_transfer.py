@@ -1,5 +1,6 @@
 """Unlabelled text beside the train split, which the teacher labels."""
 
+import itertools
 import json
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdjax import env, jobs, methods, runs, tasks
-from kdjax.data import sources
+from kdjax.data import batches, sources
 from tests import tiny, toy
 from tests.data import data_config
 
@@ -197,6 +198,76 @@ def test_pairs_have_a_second_column(rng, tmp_path):
   (tmp_path / 'p.txt').write_text('x\n')
   with pytest.raises(ValueError, match='a line is one text, and pairs are wanted'):
     list(streams.documents(str(tmp_path / 'p.txt'), 'a', 'b'))
+
+
+def _of_pairs(folder, rng, method='kd', **changes):
+  """The toy's task as one of pairs: each text beside the next."""
+  said, fields = [text for text, _ in toy.rows(rng, 121)], STEPS | {'compare': ''} | changes
+  rows = [(*two, ['neg', 'pos'][n % 2]) for n, two in enumerate(itertools.pairwise(said))]
+  where = folder / 'pairs.csv'
+  where.write_text('\n'.join(','.join(row) for row in [('text', 'pair', 'label'), *rows]) + '\n')
+  c = toy.config(method, folder, rng, **fields)
+  c.data.update(train=str(where), validation='', pair='pair', new_pairs=4)
+  return c
+
+
+def test_new_pairs_of_its_own_texts_stand_before_its_rows(rng, tmp_path):
+  c = _of_pairs(tmp_path, rng, compare='finetune')
+  plan = jobs.prepare(c, tmp_path / 'work')
+  data, own = plan.data['train'], plan.learned(gold=True)
+  train, n = plan.text.splits['train'], len(plan.data['train'].index)
+  few = len(train.first)
+  assert few < 120 and 4 * few * 0.7 < n - few <= 4 * few
+  np.testing.assert_array_equal(data.index, np.arange(n))
+  np.testing.assert_array_equal(sources.labelled(data.label), np.arange(n) >= n - few)
+  ids = lambda tokens: {tuple(row[:k]) for row, k in zip(tokens.tokens, tokens.length)}  # noqa: E731, B905
+  others = [env.datasets(plan, {'x': split})['x'] for split in plan.text.splits.values()]
+  new = ids(batches.part(data, slice(n - few)).tokens)
+  assert len(new) == n - few and not any(new & ids(other.tokens) for other in others)
+  np.testing.assert_array_equal(own.label, train.label)
+  assert f'{n - few:,} new pairs of its texts' in plan.text.origin
+  jobs.run(plan)
+  rows = {name: json.loads((tmp_path / 'work' / name / 'result.json').read_text())['rows']
+          for name in ('teacher', 'finetune', 'kd')}  # fmt: skip
+  assert rows == dict(teacher=few, finetune=few, kd=n)
+  log = tiny.logged(tmp_path / 'work' / 'kd')
+  assert all(np.isfinite(row['student/hard']) for row in log if 'student/hard' in row)
+  alone = plan.c.copy_and_resolve_references()
+  alone.data.new_pairs = 0
+  differ = {name: runs.differ(tmp_path / 'work' / name, runs.asked(alone, name)) for name in rows}
+  assert not differ['teacher'] and not differ['finetune'] and 'data.new_pairs' in differ['kd']
+  assert not any('new_pairs' in key for key in runs.asked(alone, 'kd'))  # as it was before
+
+
+def test_new_pairs_go_beside_text_without_labels(rng, tmp_path):
+  c = _of_pairs(tmp_path, rng)
+  more = data_config.jsonl(tmp_path / 'more.jsonl', [dict(text='bad film', pair='it was')] * 3)
+  alone = len(jobs.prepare(c, tmp_path / 'work').data['train'].index)
+  c.data.unlabelled = str(more)
+  plan = jobs.prepare(c, tmp_path / 'more')
+  data, few = plan.data['train'], len(plan.text.splits['train'].first)
+  assert len(data.index) == alone + 3
+  want = plan.student.tokenizer('bad film', 'it was')['input_ids']
+  for row in range(3):
+    assert data.tokens.tokens[row, : data.tokens.length[row]].tolist() == want
+  np.testing.assert_array_equal(
+    sources.labelled(data.label), np.arange(alone + 3) >= alone + 3 - few
+  )
+
+
+def test_new_pairs_are_refused_where_they_are_of_no_use(rng, tmp_path):
+  def no(match, method='kd', **changes):
+    c = _of_pairs(tmp_path, rng, method)
+    c.data.update(changes)
+    with pytest.raises(ValueError, match=match):
+      jobs.prepare(c, tmp_path / 'work')
+    assert not (tmp_path / 'work' / 'teacher').exists()
+
+  no(r'new_pairs=4 is for tasks of pairs .*; own: its rows are single texts: set it', pair='')
+  no('new_pairs=4 .* masked language models ask no teacher of them', 'mlm_kd')
+  no("finetune learns from gold labels alone, .*unlabelled='' and new_pairs=4 have", 'finetune')
+  no('codir finds negatives by their labels, .* and new_pairs have none', 'codir')
+  no('config.data.new_pairs=-1 must be at least 0', new_pairs=-1)
 
 
 def test_what_cannot_use_it_is_refused_in_a_line(rng, tmp_path):

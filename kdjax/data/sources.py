@@ -16,7 +16,7 @@ from kdjax.data import docs, files, hub, images, labels, own, table
 Table = table.Table
 Text = table.Text
 labelled, unlabelled = table.labelled, table.unlabelled
-subset = table.subset
+subset, join = table.subset, table.join
 hold_out = table.hold_out
 
 _log = logging.getLogger('kdjax')

@@ -57,6 +57,15 @@ def take(table: Table, rows: np.ndarray) -> Table:
   )
 
 
+def join(a: Table, b: Table) -> Table:
+  """The rows of both, of texts, numbered anew."""
+  n = len(a.first) + len(b.first)
+  second = None if a.second is None else a.second + b.second
+  return Table(
+    a.first + b.first, second, np.concatenate([a.label, b.label]), np.arange(n, dtype=np.int32)
+  )
+
+
 def subset(table: Table, fraction: float, size: int, seed: int, kind: str = 'classes') -> Table:
   """A seeded subset in the table's own order; classes keep their shares.
 

@@ -106,9 +106,9 @@ def _rest(job: grid_jobs.Job, plan: env.Plan) -> dict[str, sources.Table]:
   """Training rows that the job's share left out, none of which says what a row of the share says.
 
   A seeded choice, in which classes keep their shares. None where the share is all of train, or
-  where config.data.unlabelled may hold the same text.
+  where config.data.unlabelled or new_pairs may hold the same text.
   """
-  if not job.rest or plan.c.data.unlabelled:
+  if not job.rest or env.more(plan.c):
     return {}
   whole = plan.c.copy_and_resolve_references()
   whole.data.update(train_fraction=1.0, train_size=0)

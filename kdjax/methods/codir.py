@@ -34,8 +34,8 @@ def term(c, env) -> blend.Part:
 
   if env.partly:
     raise ValueError(
-      'codir finds negatives by their labels, and rows of config.data.unlabelled have none: leave '
-      'it empty, or take a term that needs no labels (cilda, pkd, rail_kd)'
+      'codir finds negatives by their labels, and rows of config.data.unlabelled and new_pairs '
+      'have none: leave them empty, or take a term that needs no labels (cilda, pkd, rail_kd)'
     )
 
   def choose(name, blocks):

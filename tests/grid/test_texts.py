@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import texts
 from configs import grid
+from kdjax import jobs as kdjax_jobs
 from kdjax import runs
 from kdjax.grid import jobs, scores
 from tests import toy
@@ -27,8 +28,8 @@ def _pairs(rng, n):
   return [(*pair, i % 2) for i, pair in enumerate(zip(said[::2], said[1::2], strict=True))]
 
 
-def _config(folder, rng):
-  """The setting `text` on a toy RTE in this folder; MRPC and SST-2 lie beside it."""
+def _config(folder, rng, setting='text'):
+  """A setting of the grid on a toy RTE in this folder; MRPC and SST-2 lie beside it."""
   rte = dict(train=_pairs(rng, 120), validation=_pairs(rng, 24))
   _task(folder, 'rte', PAIR, rte)
   mrpc = _pairs(rng, 60)
@@ -37,7 +38,7 @@ def _config(folder, rng):
   _task(folder, 'mrpc', PAIR, dict(train=mrpc, validation=mrpc[:8]))
   sst2 = [(text, int(label == 'pos')) for text, label in toy.rows(rng, 30)]
   _task(folder, 'sst2', ('sentence',), dict(train=sst2, validation=sst2))
-  c, toyed = grid.get_config('text'), toy.config('kd', folder, rng, **toy_grid.STEPS)
+  c, toyed = grid.get_config(setting), toy.config('kd', folder, rng, **toy_grid.STEPS)
   for part in ('teacher', 'student', 'train', 'eval'):
     c[part].update(toyed[part].to_dict())
   c.data.update(dir=str(folder), max_length=24, buckets=(), development=0.25)
@@ -92,3 +93,19 @@ def test_methods_with_more_text_stand_beside_those_without_by_one_teacher(rng, t
   mean = rows['kd_text']['difference']['validation']['mean']
   assert mean == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-9)
   assert not any(scores.missing(job) for job in jobs.of(c, work, None))
+
+
+def test_methods_with_new_pairs_stand_beside_those_without_by_one_teacher(rng, tmp_path):
+  assert {'cola', 'sst2'}.isdisjoint(grid.get_config('pairs').grid.tasks.split(','))
+  c = _config(tmp_path / 'glue', rng, 'pairs')
+  work, asked = tmp_path / 'work', []
+  plain, more = jobs.of(c, work, None)
+  assert plain.names == ['teacher', 'finetune', 'kd', 'augpro']
+  assert more.names == ['teacher', 'kd_pairs', 'augpro_pairs']
+  for job in (plain, more):
+    plan = kdjax_jobs.prepare(job.c, work)
+    asked.append(runs.asked(plan.c, 'teacher'))
+    rows = [len(kdjax_jobs.rows_of(plan, name).index) for name in job.names]
+    assert rows[0] == len(plan.text.splits['train'].first) == 90
+    assert set(rows[1:]) == ({90} if job is plain else {len(plan.data['train'].index)})
+  assert asked[0] == asked[1] and 5 * 90 < rows[1] <= 11 * 90
