@@ -134,23 +134,23 @@ def _text(c) -> None:
   _glue_low(c)
   c.grid.text = ''  # file, folder or pattern, as config.data.unlabelled
   c.grid.pair = 'pair'  # of tasks of pairs: the column of second texts
-  _beside(c, 'text', dict(unlabelled=c.grid.get_ref('text'), pair=c.grid.get_ref('pair')))
+  _beside(c, 'text', 2.0, dict(unlabelled=c.grid.get_ref('text'), pair=c.grid.get_ref('pair')))
 
 
 def _pairs(c) -> None:
   _glue_low(c)
   c.grid.tasks = ','.join(task for task in _TASKS.split(',') if task not in ('cola', 'sst2'))
-  _beside(c, 'pairs', dict(new_pairs=10))
+  _beside(c, 'pairs', 1.0, dict(new_pairs=10))  # KD: as long as AugPro takes without them
 
 
-def _beside(c, what: str, more: dict) -> None:
+def _beside(c, what: str, epochs: float, more: dict) -> None:
   """KD and AugPro as they are, and with rows beside those of train that have no label."""
   names = ['finetune']
   for method in ('kd', 'augpro'):
     names += [method, name := f'{method}_{what}']
     # Of a batch few rows have a gold label, and their weight is that of the mean over those few.
     c.baselines[name] = c.baselines[method].to_dict() | dict(hard=0.1)
-    c.grid.of_method[name] = dict(data=more, train=dict(epochs=2.0))
+    c.grid.of_method[name] = dict(data=more, train=dict(epochs=epochs))
   c.grid.methods = ','.join(names)
 
 
