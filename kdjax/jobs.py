@@ -50,7 +50,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   if env.more(c) and runs.gold(c, c.name):
     raise ValueError(
       f'{c.name} learns from gold labels alone, and config.data.unlabelled={c.data.unlabelled!r} '
-      f'and new_pairs={c.data.new_pairs} have none: take a method that asks a teacher '
+      f'or new_pairs={c.data.new_pairs} has none: take a method that asks a teacher '
       '(configs/kd.py, augpro.py), or one of masked language models (mlm.py, mlm_kd.py)'
     )
   c.data.cache = cache or c.data.cache

@@ -265,7 +265,7 @@ def test_new_pairs_are_refused_where_they_are_of_no_use(rng, tmp_path):
 
   no(r'new_pairs=4 is for tasks of pairs .*; own: its rows are single texts: set it', pair='')
   no('new_pairs=4 .* masked language models ask no teacher of them', 'mlm_kd')
-  no("finetune learns from gold labels alone, .*unlabelled='' and new_pairs=4 have", 'finetune')
+  no("finetune learns from gold labels alone, .*unlabelled='' or new_pairs=4 has none", 'finetune')
   no('codir finds negatives by their labels, .* and new_pairs have none', 'codir')
   no('config.data.new_pairs=-1 must be at least 0', new_pairs=-1)
 
