@@ -207,7 +207,7 @@ def _of_pairs(folder, rng, method='kd', **changes):
   where = folder / 'pairs.csv'
   where.write_text('\n'.join(','.join(row) for row in [('text', 'pair', 'label'), *rows]) + '\n')
   c = toy.config(method, folder, rng, **fields)
-  c.data.update(train=str(where), validation='', pair='pair', new_pairs=4)
+  c.data.update(train=str(where), validation='', pair='pair', new_pairs=4, max_length=24)
   return c
 
 
