@@ -10,6 +10,7 @@ machines and days become one page: a task's methods stand in one table, whoever 
 import argparse
 import pathlib
 import re
+import shlex
 
 from kdjax import report
 from kdjax.grid import plots, tables
@@ -25,7 +26,8 @@ command's name: `kd (name)`. Differences from KD and costs beside KD's are from 
 command."""
 # Where data lie on somebody's machine is nobody's business.
 _FOLDER = re.compile(
-  r'(--(?:workdir|config\.(?:data\.(?:dir|cache|unlabelled)|grid\.ood_dir))=)(\'[^\']*\'|\S+)'
+  r'(--(?:workdir|config\.(?:data\.(?:dir|cache|unlabelled)|grid\.(?:ood_dir|text)))=|--[\w.]+=(?=[/~]))'
+  r'.+'
 )
 
 
@@ -41,7 +43,8 @@ def kept(grid: dict) -> dict:
 
 def _command(grid: dict) -> str:
   """That was given, without folders."""
-  return _FOLDER.sub(r'\1<folder>', grid['commands'][0])
+  words = [_FOLDER.sub(r'\1<folder>', word) for word in shlex.split(grid['commands'][0])]
+  return ' '.join(shlex.quote(word) if '<folder>' not in word else word for word in words)
 
 
 def joined(grids: dict[str, dict]) -> dict:

@@ -37,6 +37,9 @@ def grid() -> dict:
   return dict(
     rows=rows, resamples=10, base='kd', student='finetune', versions=dict(jax='1'),
     device='1 x cpu',
-    commands=['python -m kdjax.reproduce --config=configs/grid.py --config.data.dir=/home/me/glue'],
+    commands=[
+      'python -m kdjax.reproduce --config=configs/grid.py --config.data.dir=/home/me/glue '
+      "--config.grid.text=me/text.parquet '--config.teacher.init=/home/me/a model' --config.seeds=3"
+    ],
     configs={'rte: rte': dict(seed=0)},
   )  # fmt: skip

@@ -159,7 +159,8 @@ def test_costs_have_a_panel_for_each_task_and_a_name_for_each_run(grid):
 def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
   text = docs.page(dict(a=grid))
   assert text.startswith('# Results\n') and text.count('## All methods') == 1
-  assert '--config.data.dir=<folder>' in text and '/home/me' not in text
+  folders = [f'--config.{field}=<folder>' for field in ('data.dir', 'grid.text', 'teacher.init')]
+  assert ' '.join([*folders, '--config.seeds=3']) in text and '/home/me' not in text
   assert all(tables.markdown(table) in text for table in tables.all_of(grid))
 
 

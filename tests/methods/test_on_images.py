@@ -139,7 +139,7 @@ def test_equal_models_are_a_fixed_point(rng):
 
 
 @pytest.mark.parametrize('models', [{}, dict(student='resnet:4', teacher='resnet:4,6')], ids=str)
-def test_a_small_step_raises_the_gap_by_the_square_of_its_slope(rng, models):
+def test_a_step_is_along_the_slope_and_the_gaps_are_those_of_both_its_ends(rng, models):
   env, params = world(**models)
   batch = picture(rng) | dict(tokens=jnp.asarray(rng.uniform(0.2, 0.8, (8, 12, 2)), jnp.float32))
 
@@ -147,12 +147,14 @@ def test_a_small_step_raises_the_gap_by_the_square_of_its_slope(rng, models):
     s, t = (getattr(env, n).enter(params[n], batch, x).logits for n in ('student', 'teacher'))
     return jnp.square(s - t).sum()
 
-  slope = jax.jit(jax.grad(gap))(batch['tokens'])
+  before, slope = jax.jit(jax.value_and_grad(gap))(batch['tokens'])
   rate = 0.02 / float(jnp.linalg.norm(slope))
   view = called(env, params, batch, rate=rate, steps=1, **ROOM)
   np.testing.assert_allclose(view.student - batch['tokens'], rate * slope, atol=1e-5)
-  rise = 8 * float(view.metrics['gap_after'] - view.metrics['gap_before'])
-  np.testing.assert_allclose(rise, rate * float(jnp.square(slope).sum()), rtol=0.3)
+  # Not the square of the slope: a kink of the models between the ends would change that.
+  after = jax.jit(gap)(view.student)
+  np.testing.assert_allclose(view.metrics['gap_before'], before / 8, rtol=1e-4)
+  np.testing.assert_allclose(view.metrics['gap_after'], after / 8, rtol=1e-4)
 
 
 def test_the_first_round_is_plain_kd_and_later_ones_are_not(rng):
