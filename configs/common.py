@@ -213,6 +213,9 @@ def _train() -> ConfigDict:
   c.prng = 'threefry2x32'  # or rbg, unsafe_rbg: of noise and dropout; quicker on TPU
   c.attention = 'einsum'  # or jax.nn.dot_product_attention's xla, cudnn, where no dropout is on it
   c.eval_every = 0  # steps; 0: every epoch
+  # At the end, fit the student's last bias to the split that chooses: a number a class, which mends
+  # what new text does to their shares (docs/methods.md).
+  c.refit_bias = False
   c.log_every = 10
   c.keep = 2  # checkpoints to go on from, beside the best
   c.nonfinite = 'stop'  # of a loss or gradient; skip: the step changes nothing, and is counted

@@ -23,6 +23,7 @@ from kdjax import (
   methods,
   metrics,
   net,
+  refit,
   report,
   roles,
   runs,
@@ -52,6 +53,11 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
       f'{c.name} learns from gold labels alone, and config.data.unlabelled={c.data.unlabelled!r} '
       f'or new_pairs={c.data.new_pairs} has none: take a method that asks a teacher '
       '(configs/kd.py, augpro.py), or one of masked language models (mlm.py, mlm_kd.py)'
+    )
+  if c.train.refit_bias and (spec.kind != 'classes' or runs.masked(c)):
+    raise ValueError(
+      'config.train.refit_bias=True is for students that say one class of a row, and '
+      f'{c.name} on {spec.name} trains another kind: set it to False'
     )
   c.data.cache = cache or c.data.cache
   others = hosts.agree(
@@ -207,19 +213,27 @@ def _run(
   )
   if guesses:
     _say(name, seeds.mean([own.metrics for own in found]))
+  # Whole on each host: what is saved, and read by whoever learns from it.
+  models = [
+    start._replace(module=net.fill(start.module, sharding.whole(own.params)))
+    for start, own in zip(starts, found, strict=True)
+  ]
+  measured = [own.metrics for own in found]
+  if runs.refits(c, name):
+    models, measured = _refitted(plan, name, models)
   told = report.Told(
     methods.about(runs.block(c, name).name),
     runs.changed(c, name),
-    [own.metrics for own in found],
+    measured,
     _teacher_s(plan, name),
   )
-  models, results = [], {}
+  results = {}
   for i, (seed, folder) in enumerate(folders.items()):
     result = dict(
       split=split,
       rows=len(rows_of(plan, name).index),
       **before[i],
-      metrics=found[i].metrics,
+      metrics=measured[i],
       best_step=found[i].step,
       steps=found[i].steps,
       seconds=round(time.perf_counter() - began, 1),
@@ -227,19 +241,35 @@ def _run(
     )
     labels = () if guesses else plan.spec.labels
     card = report.card(plan, name, result, seed, told)
-    # Whole on each host: what is saved, and read by whoever learns from it.
-    params = sharding.whole(found[i].params)
-    model = starts[i]._replace(module=net.fill(starts[i].module, params))
     if hosts.first():
       folder.mkdir(exist_ok=True)
-      roles.save(model, folder / 'model', labels, card)
+      roles.save(models[i], folder / 'model', labels, card)
       report.write_json(folder / 'result.json', result)
-    models.append(model)
     results[seed] = result
   if many and hosts.first():  # the last to be written: it says that all seeds are there
     report.write_json(workdir / 'result.json', _joint(results))
   hosts.meet()
   return models
+
+
+def _refitted(
+  plan, name: str, models: list[roles.Model]
+) -> tuple[list[roles.Model], list[dict[str, float]]]:
+  """Classifiers with a bias fitted to the split that chose them, and how they score there."""
+  split, out, scores = plan.spec.evaluation[0], [], []
+  data, forward = plan.data[split], evaluate.forward(placed(plan, name, models[0])[0], plan.mesh)
+  for model in models:
+    params = placed(plan, name, model)[1]
+    logits_NC = evaluate.logits(forward, params, data, *plan.scoring)
+    by_C = refit.bias(logits_NC, data.label)
+    own = refit.moved(net.split(model.module)[1], by_C)
+    out.append(model._replace(module=net.fill(model.module, own)))
+    decision = np.asarray(plan.env.task.decide(logits_NC + by_C))
+    scores.append(metrics.compute(plan.spec.metrics, decision, data.label))
+    said = ', '.join(f'{by:+.3f}' for by in by_C)
+    log.logger.info(f'{name}: bias moved by {said}, fitted to {split}')
+  _say(name, seeds.mean(scores))
+  return out, scores
 
 
 def rows_of(plan: env.Plan, name: str) -> batches.Dataset:

@@ -97,6 +97,11 @@ def block(c, name: str):
   return c.method if name == c.name else c.baselines[name]
 
 
+def refits(c, name: str) -> bool:
+  """Whether a run ends with a new bias: students do, of which some learn from other text."""
+  return c.train.refit_bias and name not in _BESIDE
+
+
 def fields(c, name: str):
   """config.train as this run has it: seed added; teacher and generator have rates of their own."""
   own = c.train.copy_and_resolve_references()
@@ -118,6 +123,8 @@ def asked(c, name: str) -> dict[str, Any]:
       tree['data'].update(text='text', pair='')
   if not tree['data']['new_pairs']:
     tree['data'].pop('new_pairs')  # as runs have it that were asked before there was such a field
+  if not refits(c, name):
+    tree['train'].pop('refit_bias')
   many = tree.pop('seeds')
   if many > 1 and name not in _BESIDE:
     tree['seeds'] = many

@@ -37,6 +37,7 @@ ARROWS = {
   'evaluate': {'metrics', 'seeds', 'sharding', 'stop', 'data'},
   'answers': {'evaluate', 'hosts', 'log', 'quote', 'report', 'sharding', 'data', 'methods'},
   'masked': {'evaluate', 'net', 'data', 'methods'},
+  'refit': {'net'},
   'roles': {'net', 'tasks', 'models'},
   'env': {'guard', 'hosts', 'net', 'roles', 'sharding', 'tasks', 'data', 'models'},
   'train': {
@@ -51,7 +52,7 @@ ARROWS = {
   'runs': {'report'},
   'jobs': {
     'answers', 'data', 'doubts', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods',
-    'metrics', 'models', 'net', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop',
+    'metrics', 'models', 'net', 'refit', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop',
     'train',
   },
   'inference': {
