@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from kdjax.grid import tables
+from kdjax.grid import jobs, tables
 
 REMEDY = "pip install 'kdjax[report]' brings matplotlib, and the plots"
 
@@ -113,23 +113,34 @@ def cost(grid: dict):
 
 
 def size(grid: dict, task: str):
-  """The first metric against the share of the training rows."""
-  figure, axis = _figure()
+  """The first metric against the share of the training rows, of runs with several; by split."""
   rows = [row for row in grid['rows'] if row['task'] == task]
-  metric, split = rows[0]['metrics'][0], tables.tested(rows[0])
-  for n, name in enumerate(dict.fromkeys(row['run'] for row in rows)):
-    own = sorted((row for row in rows if row['run'] == name), key=lambda row: row['fraction'])
-    values = [row['scores'][split][metric] for row in own]
-    style = dict(color='black', ls=':') if name == 'teacher' else dict(ls=_STYLES[n // 10 % 3])
-    spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
-    at, mean = [100 * row['fraction'] for row in own], [np.mean(v) for v in values]
-    axis.errorbar(at, mean, spread, marker='.', capsize=2, label=name, **style)
-  axis.set_xscale('log')
-  shares = sorted({100 * row['fraction'] for row in rows})
-  axis.set_xticks(shares, [f'{share:g}' for share in shares], minor=False)
-  axis.set_xticks([], minor=True)
-  axis.set(xlabel='% of the training rows', ylabel=f'{split} {metric}', title=task)
-  return _finish(figure, axis)
+  metric, panels = rows[0]['metrics'][0], {}
+  for split in (tables.tested(rows[0]), jobs.REST):
+    own = {}
+    for row in sorted(rows, key=lambda row: row['fraction']):
+      if split in row['scores']:
+        own.setdefault(row['run'], {})[100 * row['fraction']] = row['scores'][split][metric]
+    panels[split] = {name: found for name, found in own.items() if len(found) > 1}
+  panels = {split: own for split, own in panels.items() if own}
+  if not panels:
+    return None
+  names = list(dict.fromkeys(name for own in panels.values() for name in own))
+  figure, axes = _figure(3.4 * len(panels) + 2, ncols=len(panels), squeeze=False)
+  for axis, (split, own) in zip(axes.flat, panels.items(), strict=True):
+    for name, values in own.items():
+      n = names.index(name)
+      style = dict(color='black', ls=':') if name == 'teacher' else dict(color=f'C{n % 10}')
+      spread = [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values.values()]
+      mean = [np.mean(v) for v in values.values()]
+      axis.errorbar(list(values), mean, spread, marker='.', capsize=2, label=name, **style)
+    shares = sorted({share for values in own.values() for share in values})
+    axis.set_xscale('log')
+    axis.set_xticks(shares, [f'{share:g}' for share in shares], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.set(xlabel='% of the training rows', ylabel=f'{split} {metric}', title=task)
+    axis.spines[['top', 'right']].set_visible(False)
+  return _finish(figure, axes.flat[-1])
 
 
 _STYLES, _MARKS = ('-', '--', '-.'), 'os^D'

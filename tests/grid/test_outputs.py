@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from kdjax.grid import docs, page, plots, tables
@@ -141,6 +142,26 @@ def test_plots_are_written_as_png_and_svg(grid, tmp_path):
   for name in few:
     assert (tmp_path / f'{name}.png').read_bytes()[:4] == b'\x89PNG'
     assert '<svg' in (tmp_path / f'{name}.svg').read_text()
+
+
+def test_shares_have_the_runs_that_have_several_and_what_they_scored(grid):
+  rows = [row for row in grid['rows'] if row['task'] == 'mnli']
+  alone = dict(rows[-1], run='alone')
+  figure = plots.size(dict(grid, rows=[*grid['rows'], alone]), 'mnli')
+  assert plots.size(dict(grid, rows=[alone]), 'mnli') is None
+  for axis in figure.axes:
+    split, metric = axis.get_ylabel().split()
+    want = {}
+    for row in rows:
+      if split in row['scores']:
+        point = 100 * row['fraction'], np.mean(row['scores'][split][metric])
+        want.setdefault(row['run'], set()).add(point)
+    found = {
+      bars.get_label(): {tuple(map(float, point)) for point in bars.lines[0].get_xydata()}
+      for bars in axis.containers
+    }
+    assert found == {run: points for run, points in want.items() if len(points) > 1} != {}
+  assert figure.axes[0].get_ylabel().startswith(tables.tested(rows[0]))
 
 
 def test_costs_have_a_panel_for_each_task_and_a_name_for_each_run(grid):
