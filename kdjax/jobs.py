@@ -268,7 +268,7 @@ def _refitted(
     scores.append(metrics.compute(plan.spec.metrics, decision, data.label))
     said = ', '.join(f'{by:+.3f}' for by in by_C)
     log.logger.info(f'{name}: bias moved by {said}, fitted to {split}')
-  _say(name, seeds.mean(scores))
+  _say(f'{name}, refitted', seeds.mean(scores))
   return out, scores
 
 
