@@ -30,20 +30,21 @@ def decided(folder: pathlib.Path, judge: str, new: bool) -> tuple[np.ndarray, np
 
 def rows(workdir: pathlib.Path, methods: list[str], judge: str, base: str, names: list[str]):
   """Of each method without and with it: (method, 'no' or 'yes', cells of the table)."""
+  theirs = {new: decided(workdir / base / 'predictions', judge, new)[0] for new in (False, True)}
   for method in methods:
-    for new in (False, True):
-      own, base_s = (decided(workdir / m / 'predictions', judge, new) for m in (method, base))
+    for new, base_Sn in theirs.items():
+      own_Sn, label_n = decided(workdir / method / 'predictions', judge, new)
       cells = []
       for name in names:
-        found = [metrics.compute((name,), seed, own[1])[name] for seed in own[0]]
+        found = [metrics.compute((name,), seed, label_n)[name] for seed in own_Sn]
         spread = f' ± {np.std(found, ddof=1):.4f}' if len(found) > 1 else ''
         cells.append(f'{np.mean(found):.4f}{spread}')
         cells.append('')
-        if method != base and len(own[0]) == len(base_s[0]):
-          gap = stats.paired(name, list(own[0]), list(base_s[0]), own[1], 2000)
+        if method != base and len(own_Sn) == len(base_Sn):
+          gap = stats.paired(name, list(own_Sn), list(base_Sn), label_n, 2000)
           said = f'{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]'
           cells[-1] = said if gap.decided else f'{said} ~'
-      yield method, ('no', 'yes')[new], [*cells, f'{(own[0] == 1).mean():.1%}']
+      yield method, ('no', 'yes')[new], [*cells, f'{(own_Sn == 1).mean():.1%}']
 
 
 def main(argv: list[str] | None = None) -> None:

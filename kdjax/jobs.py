@@ -163,10 +163,12 @@ def judged(
   """(scores of a classifier, what speaks against it) on rows that all have a label."""
   cut, params = placed(plan, name, model)
   found = evaluate.logits(evaluate.forward(cut, plan.mesh), params, data, *plan.scoring)
-  decision = np.asarray(plan.env.task.decide(found))
-  return metrics.compute(plan.spec.metrics, decision, data.label), doubts.of(
-    found, data.label, plan.spec
-  )
+  return _metrics(plan, found, data), doubts.of(found, data.label, plan.spec)
+
+
+def _metrics(plan, logits_NC: np.ndarray, data: batches.Dataset) -> dict[str, float]:
+  decision = np.asarray(plan.env.task.decide(logits_NC))
+  return metrics.compute(plan.spec.metrics, decision, data.label)
 
 
 def _run(
@@ -264,8 +266,7 @@ def _refitted(
     by_C = refit.bias(logits_NC, data.label)
     own = refit.moved(net.split(model.module)[1], by_C)
     out.append(model._replace(module=net.fill(model.module, own)))
-    decision = np.asarray(plan.env.task.decide(logits_NC + by_C))
-    scores.append(metrics.compute(plan.spec.metrics, decision, data.label))
+    scores.append(_metrics(plan, logits_NC + by_C, data))
     said = ', '.join(f'{by:+.3f}' for by in by_C)
     log.logger.info(f'{name}: bias moved by {said}, fitted to {split}')
   _say(f'{name}, refitted', seeds.mean(scores))

@@ -65,9 +65,10 @@ def test_each_seed_is_its_single_run(run, tmp_path, seed):
   assert found['metrics'] == pytest.approx(wanted['metrics'], rel=1e-3)
   for field in ('split', 'best_step', 'steps', 'parameters'):
     assert found[field] == wanted[field]
-  # One program scores all seeds, another each model: they add up in another order.
+  # One program scores all seeds, another each model: they add up in another order, and of a
+  # correlation near 0 that is more than a millionth.
   again = rows['kd']['seeds'][str(seed)]['validation']
-  assert again == pytest.approx(found['metrics'], rel=1e-5, abs=1e-6)
+  assert again == pytest.approx(found['metrics'], abs=1e-6)
   for one, other in zip(tiny.logged(own), tiny.logged(alone), strict=True):
     assert one.keys() == other.keys()
     tiny.near(one, other, seed)

@@ -26,8 +26,8 @@ command's name: `kd (name)`. Differences from KD and costs beside KD's are from 
 command."""
 # Where data lie on somebody's machine is nobody's business.
 _FOLDER = re.compile(
-  r'(--(?:workdir|config\.(?:data\.(?:dir|cache|unlabelled)|grid\.(?:ood_dir|text)))=|--[\w.]+=(?=[/~]))'
-  r'.+'
+  r'(--(?:workdir|config\.(?:data\.(?:dir|cache|unlabelled)|grid\.(?:ood_dir|text)))='
+  r'|--[\w.]+=(?=[/~])).+'
 )
 
 

@@ -24,8 +24,7 @@ def all_of(grid: dict) -> dict:
       found[f'curves_{task}_{fraction:g}'] = curves(rows)
   found |= dict(gap=gap(grid), cost=cost(grid))
   for task in dict.fromkeys(row['task'] for row in grid['rows']):
-    if len({row['fraction'] for row in grid['rows'] if row['task'] == task}) > 1:
-      found[f'size_{task}'] = size(grid, task)
+    found[f'size_{task}'] = size(grid, task)
   return {name: figure for name, figure in found.items() if figure}
 
 
