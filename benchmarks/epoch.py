@@ -98,7 +98,7 @@ def models(where: pathlib.Path, task: str, data: str) -> dict[str, str]:
 
 def ours(c, workdir: pathlib.Path, clock, side: str) -> dict[str, float]:
   """An epoch of kdjax into an empty workdir."""
-  from kdjax import answers, env, evaluate, jobs, methods, net, roles, runs, train
+  from kdjax import answers, env, evaluate, methods, net, roles, runs, staging, train
 
   begin = clock()
   plan = env.prepare(c, workdir, {})
@@ -106,7 +106,7 @@ def ours(c, workdir: pathlib.Path, clock, side: str) -> dict[str, float]:
   models = ('student',) if name == 'finetune' else ('student', 'teacher')
   params = {role: net.split(getattr(plan, role).module)[1] for role in models}
   method = methods.get(name)(c.baselines[name], plan.env)
-  data, shapes = plan.data['train'], jobs.lengths_of(plan, name)
+  data, shapes = plan.data['train'], staging.lengths_of(plan, name)
   if side == 'kdjax known':
     where, said = pathlib.Path(c.data.cache), params['teacher']
     sizes = c.eval.batch_size, shapes, plan.mesh

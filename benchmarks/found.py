@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from kdjax import env, jobs, main, methods, net, runs, sharding, train
+from kdjax import env, main, methods, net, runs, sharding, staging, train
 from kdjax.data import batches
 from kdjax.report import markdown
 
@@ -54,7 +54,7 @@ def play(plan: env.Plan, rate: float, turns: int) -> list[dict[str, float]]:
   params = {name: net.split(model.module)[1] for name, model in models.items()}
   game = train.start(method, params, data, fields, turns, plan.mesh)
   state, found = game.state, []
-  shapes = jobs.lengths_of(plan, 'mate_kd')
+  shapes = staging.lengths_of(plan, 'mate_kd')
   stream = batches.train_batches(data, fields.batch_size, shapes, fields.seed)
   for _ in range(turns):
     batch = sharding.put(next(stream), plan.mesh)

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from kdjax import env, estimate, hosts, jobs, runs, train
+from kdjax import env, estimate, hosts, runs, staging, train
 from kdjax.data import batches, sources, table
 
 _MOST = 5000  # texts that are tokenised once more, without being cut
@@ -53,7 +53,8 @@ def show(plan: env.Plan, rows: int = 3, timed: bool = True) -> None:
       print(f'  {line}')
   print('\nruns:')
   for name in runs.order(c):
-    _line(name, *train.total_steps(runs.fields(c, name), len(jobs.rows_of(plan, name).index)), plan)
+    rows = len(staging.rows_of(plan, name).index)
+    _line(name, *train.total_steps(runs.fields(c, name), rows), plan)
   for name in runs.order(c):
     print(f'\n{name}, {estimate.layout(plan, name)}')
   print(f'\n{_written(plan)}', flush=True)
@@ -140,7 +141,7 @@ def _teacher(plan: env.Plan) -> list[str]:
   data = plan.data[split]
   rows = np.flatnonzero(sources.labelled(data.label))
   few = batches.part(data, rows[:: 1 + len(rows) // _ASKED])
-  scores, against = jobs.judged(plan, 'teacher', plan.teacher, few)
+  scores, against = staging.judged(plan, 'teacher', plan.teacher, few)
   said = ', '.join(f'{name} {value:.3f}' for name, value in scores.items())
   lines = [f'teacher on {len(few.index)} rows of {split}: {said}']
   return lines + [f'WARNING: the teacher is {text}' for text in against]
@@ -168,7 +169,8 @@ def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
     state = f'{steps} steps{many}, and the run there ({said}) would be set aside'
   print(f'  {name}: {state}, {steps / per_epoch:.2f} epochs of {per_epoch} -> {where}')
   if not plan.spec.images:
-    print(f'    {jobs.said(plan, name, jobs.lengths_of(plan, name))}{jobs.mixed(plan, name)}')
+    said = staging.said(plan, name, staging.lengths_of(plan, name))
+    print(f'    {said}{staging.mixed(plan, name)}')
 
 
 def _written(plan: env.Plan) -> str:

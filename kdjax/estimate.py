@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, feed, jobs, runs, sharding, train
+from kdjax import env, evaluate, feed, runs, sharding, staging, train
 from kdjax.data import batches
 from kdjax.methods import base
 
@@ -68,8 +68,8 @@ def of(plan: env.Plan, name: str) -> Run:
 
   Beside those: compiling, evaluations, and the teacher's answers where they are kept.
   """
-  own, shapes = _begun(plan, name), jobs.lengths_of(plan, name)
-  kept, data = jobs.keeps_answers(plan, name, own.method), own.data
+  own, shapes = _begun(plan, name), staging.lengths_of(plan, name)
+  kept, data = staging.keeps_answers(plan, name, own.method), own.data
   if kept:
     own = own._replace(data=data._replace(known=_blank(plan, own)))
   paces = _pace(own, shapes)
@@ -103,11 +103,11 @@ def _begun(plan: env.Plan, name: str) -> Start:
     model, others = getattr(plan, name), {}
   elif runs.uses_generator(plan.c, name):
     others['generator'] = plan.generator
-  _, params, method = jobs.staged(plan, name, model, others)
-  data, c = jobs.rows_of(plan, name), runs.fields(plan.c, name)
+  _, params, method = staging.staged(plan, name, model, others)
+  data, c = staging.rows_of(plan, name), runs.fields(plan.c, name)
   params = [params] * len(runs.folders(plan.c, plan.workdir / name))
   total = train.total_steps(c, len(data.index))[0]
-  return Start(method, params, data, c, total, jobs.mesh_of(plan, name))
+  return Start(method, params, data, c, total, staging.mesh_of(plan, name))
 
 
 def _pace(own: Start, shapes: tuple[int, ...]) -> dict[str, Pace]:
@@ -173,7 +173,7 @@ def _rate(plan: env.Plan, name: str, data: batches.Dataset) -> float:
   """Rows a second that a model answers: of a few batches, in which rows of one length meet."""
   model = plan.teacher if name == 'teacher' else plan.student
   sizes = plan.scoring
-  cut, params = jobs.placed(plan, name, model)
+  cut, params = staging.placed(plan, name, model)
   n = _BATCHES * sizes[0]
   few = batches.part(data, np.arange(0, len(data.index), max(1, len(data.index) // n))[:n])
   run = evaluate.forward(cut, plan.mesh)

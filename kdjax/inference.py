@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from kdjax import env, hosts, jobs, log, predict, report, roles, runs, seeds, sharding
+from kdjax import env, hosts, log, predict, report, roles, runs, seeds, sharding, staging
 
 
 def chosen(c, workdir: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -31,11 +31,11 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
       c.data.update(unlabelled='', neighbours=1)
     plan = env.prepare(c, workdir, {'generator': first}, ('generator',), True)
     spec, text = plan.spec, plan.text
-    cut = jobs.placed(plan, 'generator', plan.generator)[0]
-    scorer = jobs.scorer(plan, 'generator', cut, plan.mesh)
+    cut = staging.placed(plan, 'generator', plan.generator)[0]
+    scorer = staging.scorer(plan, 'generator', cut, plan.mesh)
 
     def scores(where: pathlib.Path, splits: list[str]) -> dict[str, dict[str, float]]:
-      params = jobs.placed(plan, 'generator', roles.load(c, spec, where, 'mlm'))[1]
+      params = staging.placed(plan, 'generator', roles.load(c, spec, where, 'mlm'))[1]
       return {split: scorer(params, plan.data[split]) for split in splits}
   else:
     c, spec, text = env.read(c)

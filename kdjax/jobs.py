@@ -1,4 +1,4 @@
-"""The mode train of the command line, and what the others share with it.
+"""The mode train of the command line: a plan, and its runs one after another.
 
 A workdir holds one folder per run (teacher, generator, and each method by name), each with run.json
 (what it was asked), result.json (once it is done), log.jsonl, checkpoints, and model: a HuggingFace
@@ -6,22 +6,16 @@ folder. Of several seeds, result.json and log.jsonl have means and spreads, and 
 and so on have model, result.json and log.jsonl of each.
 """
 
-import dataclasses
 import pathlib
 import time
 
-import numpy as np
-
 from kdjax import (
-  answers,
-  doubts,
   env,
   evaluate,
   hosts,
   log,
   masked,
   methods,
-  metrics,
   net,
   refit,
   report,
@@ -29,9 +23,10 @@ from kdjax import (
   runs,
   seeds,
   sharding,
+  staging,
   train,
 )
-from kdjax.data import batches, lengths, sources
+from kdjax.data import batches
 from kdjax.methods import base
 
 
@@ -86,7 +81,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
     world = env.make(c, plan.spec, plan.generator) if name == 'generator' else plan.env
     own = runs.block(c, name)
     methods.get(own.name)(own, world)
-    train.total_steps(runs.fields(c, name), len(rows_of(plan, name).index))
+    train.total_steps(runs.fields(c, name), len(staging.rows_of(plan, name).index))
   if not runs.masked(c) and not env.labelled(plan.data[first]):
     raise ValueError(f'{first} has rows without a label: nothing to select by')
   if hosts.several():
@@ -145,30 +140,16 @@ def _ready(plan, name: str) -> roles.Model | None:
     return _run(plan, name, [model], {})[0]
   if model:
     # A wrong one, or a teacher with classes in another order, would fail in silence.
-    cut, params = placed(plan, name, model)
+    cut, params = staging.placed(plan, name, model)
     data = plan.data[plan.spec.evaluation[0]]
-    if _guesses(plan, name):
-      _say(name, scorer(plan, name, cut, plan.mesh)(params, data))
+    if staging.guesses(plan, name):
+      _say(name, staging.scorer(plan, name, cut, plan.mesh)(params, data))
     else:
-      scores, against = judged(plan, name, model, data)
+      scores, against = staging.judged(plan, name, model, data)
       _say(name, scores)
       for said in against:
         log.logger.warning(f'{name}: {said}')
   return model
-
-
-def judged(
-  plan: env.Plan, name: str, model: roles.Model, data: batches.Dataset
-) -> tuple[dict[str, float], list[str]]:
-  """(scores of a classifier, what speaks against it) on rows that all have a label."""
-  cut, params = placed(plan, name, model)
-  found = evaluate.logits(evaluate.forward(cut, plan.mesh), params, data, *plan.scoring)
-  return _metrics(plan, found, data), doubts.of(found, data.label, plan.spec)
-
-
-def _metrics(plan, logits_NC: np.ndarray, data: batches.Dataset) -> dict[str, float]:
-  decision = np.asarray(plan.env.task.decide(logits_NC))
-  return metrics.compute(plan.spec.metrics, decision, data.label)
 
 
 def _run(
@@ -178,7 +159,7 @@ def _run(
 
   starts: what is trained, of each seed. others: whom else its method asks, by role.
   """
-  workdir, c, guesses = plan.workdir / name, plan.c, _guesses(plan, name)
+  workdir, c, guesses = plan.workdir / name, plan.c, staging.guesses(plan, name)
   folders, kind = runs.folders(c, workdir), 'mlm' if guesses else 'classify'
   if hosts.agree(lambda: runs.done(c, workdir)):
     log.logger.info(f'{name}: finished already, {workdir} is used')
@@ -186,16 +167,16 @@ def _run(
       return [plan.generator]
     return [roles.load(c, plan.spec, own / 'model', kind) for own in folders.values()]
   workdir.mkdir(parents=True, exist_ok=True)
-  shapes = tuple(hosts.agree(lambda: runs.began(workdir))) or lengths_of(plan, name)
+  shapes = tuple(hosts.agree(lambda: runs.began(workdir))) or staging.lengths_of(plan, name)
   if hosts.first():
     runs.begin(workdir, runs.asked(c, name), shapes)
   if not plan.spec.images:
-    log.logger.info(f'{name}: {said(plan, name, shapes)}{mixed(plan, name)}')
+    log.logger.info(f'{name}: {staging.said(plan, name, shapes)}{staging.mixed(plan, name)}')
   began = time.perf_counter()
-  mesh, many = mesh_of(plan, name), len(starts) > 1
-  cut, params, method = staged(plan, name, starts[0], others)
+  mesh, many = staging.mesh_of(plan, name), len(starts) > 1
+  cut, params, method = staging.staged(plan, name, starts[0], others)
   each = [params] + [params | dict(student=net.split(m.module)[1]) for m in starts[1:]]
-  judge, split = scorer(plan, name, cut, mesh, many), plan.spec.evaluation[0]
+  judge, split = staging.scorer(plan, name, cut, mesh, many), plan.spec.evaluation[0]
   score = lambda params: judge(params, plan.data[split])  # noqa: E731
   before = [{} for _ in starts]
   if guesses:
@@ -205,7 +186,7 @@ def _run(
   found = train.fit(
     method,
     each,
-    _told(plan, name, method, others, shapes),
+    staging.told(plan, name, method, others, shapes),
     score,
     runs.fields(c, name),
     shapes,
@@ -233,7 +214,7 @@ def _run(
   for i, (seed, folder) in enumerate(folders.items()):
     result = dict(
       split=split,
-      rows=len(rows_of(plan, name).index),
+      rows=len(staging.rows_of(plan, name).index),
       **before[i],
       metrics=measured[i],
       best_step=found[i].step,
@@ -259,23 +240,19 @@ def _refitted(
 ) -> tuple[list[roles.Model], list[dict[str, float]]]:
   """Classifiers with a bias fitted to the split that chose them, and how they score there."""
   split, out, scores = plan.spec.evaluation[0], [], []
-  data, forward = plan.data[split], evaluate.forward(placed(plan, name, models[0])[0], plan.mesh)
+  data, cut = plan.data[split], staging.placed(plan, name, models[0])[0]
+  forward = evaluate.forward(cut, plan.mesh)
   for model in models:
-    params = placed(plan, name, model)[1]
+    params = staging.placed(plan, name, model)[1]
     logits_NC = evaluate.logits(forward, params, data, *plan.scoring)
     by_C = refit.bias(logits_NC, data.label)
     own = refit.moved(net.split(model.module)[1], by_C)
     out.append(model._replace(module=net.fill(model.module, own)))
-    scores.append(_metrics(plan, logits_NC + by_C, data))
+    scores.append(staging.scores(plan, logits_NC + by_C, data))
     said = ', '.join(f'{by:+.3f}' for by in by_C)
     log.logger.info(f'{name}: bias moved by {said}, fitted to {split}')
   _say(f'{name}, refitted', seeds.mean(scores))
   return out, scores
-
-
-def rows_of(plan: env.Plan, name: str) -> batches.Dataset:
-  """What a run learns from."""
-  return plan.learned(runs.gold(plan.c, name))
 
 
 def _teacher_s(plan, name: str) -> dict[str, float]:
@@ -284,36 +261,6 @@ def _teacher_s(plan, name: str) -> dict[str, float]:
   if name in ('teacher', 'generator') or not (hosts.first() and path.exists()):
     return {}
   return report.read_json(path)['metrics']
-
-
-def lengths_of(plan: env.Plan, name: str) -> tuple[int, ...]:
-  """Lengths of the batches that a run learns from, as its config and its data have them."""
-  data, c = rows_of(plan, name), runs.fields(plan.c, name)
-  if plan.c.data.buckets != lengths.AUTO:
-    return plan.c.data.buckets
-  played = train.total_steps(c, len(data.index))[0] * c.batch_size
-  longest = data.tokens.tokens.shape[1]
-  return lengths.choose(batches.row_lengths(data), longest, c.batch_size, played)
-
-
-def said(plan: env.Plan, name: str, shapes: tuple[int, ...]) -> str:
-  """Such lengths in words, with what padding costs."""
-  data, size = rows_of(plan, name), runs.fields(plan.c, name).batch_size
-  full = lengths.upto(shapes, data.tokens.tokens.shape[1])
-  share = lengths.places(batches.row_lengths(data), full, size) / data.tokens.length.sum()
-  return f'lengths {", ".join(map(str, shapes))}: {share:.2f} places a token'
-
-
-def mixed(plan: env.Plan, name: str) -> str:
-  """How rows with a gold label and without come together in a run; '' where all have one."""
-  data, size = rows_of(plan, name), runs.fields(plan.c, name).batch_size
-  there = int(sources.labelled(data.label).sum())
-  if there == len(data.index) or runs.masked(plan.c) or name == 'generator':
-    return ''
-  return (
-    f'; of {len(data.index):,} rows {there:,} have a gold label: '
-    f'{size * there / len(data.index):.1f} of a batch of {size}, on average'
-  )
 
 
 def _joint(results: dict[int, dict]) -> dict:
@@ -327,53 +274,8 @@ def _joint(results: dict[int, dict]) -> dict:
   return out | dict(std=std, seeds={str(seed): own for seed, own in results.items()})
 
 
-def mesh_of(plan, name: str) -> sharding.Mesh:
-  """Where a run is trained."""
-  mesh = sharding.learner(plan.mesh, name)
-  return sharding.for_seeds(mesh, len(runs.folders(plan.c, plan.workdir / name)))
-
-
-def staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):
-  """(net of what is trained, all parameters by role, method) of a run."""
-  cut, params = placed(plan, name, model)
-  gold = runs.gold(plan.c, name)
-  world = env.make(plan.c, plan.spec, model, **others, mismatch=plan.env.mismatch, gold=gold)
-  world = world._replace(student=dataclasses.replace(world.student, view=cut.view))
-  params = {'student': params} | {role: net.split(m.module)[1] for role, m in others.items()}
-  own = runs.block(plan.c, name)
-  return cut, params, methods.get(own.name)(own, world)
-
-
-def _told(plan, name: str, method: base.Method, others: dict[str, roles.Model], shapes):
-  """The train split; with the teacher's answers, where a run would ask for them twice."""
-  data, c = rows_of(plan, name), plan.c
-  if 'teacher' not in others or not keeps_answers(plan, name, method):
-    return data
-  own = runs.fields(c, name)
-  seen = train.total_steps(own, len(data.index))[0] * own.batch_size
-  log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
-  cut, params = placed(plan, 'teacher', others['teacher'])
-  sizes = c.eval.batch_size, shapes, plan.mesh
-  found = answers.known(cut, params, data, method.asks, env.cache(c, plan.workdir), *sizes)
-  return data._replace(known=found)
-
-
-def keeps_answers(plan: env.Plan, name: str, method: base.Method) -> bool:
-  """Whether the teacher is asked for all of its answers beforehand."""
-  how, c = plan.c.teacher.cache, runs.fields(plan.c, name)
-  if not method.asks or how == 'never':
-    return False
-  n = len(rows_of(plan, name).index)
-  return how == 'always' or train.total_steps(c, n)[0] * c.batch_size > n
-
-
 def _say(name: str, scores: dict[str, float]) -> None:
   log.logger.info(f'{name}: ' + ', '.join(f'{k} {v:.4f}' for k, v in scores.items()))
-
-
-def _guesses(plan, name: str) -> bool:
-  """Whether a run's model is a masked language model."""
-  return name == 'generator' or runs.masked(plan.c)
 
 
 def _learned(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
@@ -384,8 +286,8 @@ def _learned(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
       path = plan.workdir / name / 'result.json'
       out[name] = hosts.agree(lambda path=path: report.read_json(path))
       continue
-    cut, params = placed(plan, name, model)
-    found = scorer(plan, name, cut, plan.mesh)(params, plan.data[split])
+    cut, params = staging.placed(plan, name, model)
+    found = staging.scorer(plan, name, cut, plan.mesh)(params, plan.data[split])
     out[name] = dict(split=split, parameters=model.parameters, metrics=found)
   return out
 
@@ -396,33 +298,14 @@ def _rows(plan, models: dict[str, list[roles.Model]]) -> dict[str, dict]:
   splits = [s for s in plan.spec.evaluation if s in plan.data and env.labelled(plan.data[s])]
   few = batches.part(plan.data[splits[0]], slice(512))
   for name, each in models.items():
-    cut, first = placed(plan, name, each[0])
-    forward, score = evaluate.forward(cut, plan.mesh), scorer(plan, name, cut, plan.mesh)
+    cut, first = staging.placed(plan, name, each[0])
+    forward, score = evaluate.forward(cut, plan.mesh), staging.scorer(plan, name, cut, plan.mesh)
     scores = {}
     for seed, model in enumerate(each, plan.c.seed):
-      params = placed(plan, name, model)[1]
+      params = staging.placed(plan, name, model)[1]
       scores[seed] = {split: score(params, plan.data[split]) for split in splits}
     rows[name] = dict(parameters=each[0].parameters) | seeds.summary(scores)
     calls[name] = lambda f=forward, p=first: evaluate.logits(f, p, few, *sizes)
   for name, value in evaluate.speed(calls, len(few.index)).items():
     rows[name]['examples_per_second'] = value
   return rows
-
-
-def placed(plan, name: str, model: roles.Model):
-  """(net, parameters as they lie); the teacher reads its own token ids where they are others."""
-  cut, params = net.split(model.module)
-  view = plan.env.teacher.view if name == 'teacher' else ''
-  role = name if name in sharding.ROLES else 'student'
-  params = sharding.place({role: params}, plan.mesh)[role]
-  return dataclasses.replace(cut, view=view), params
-
-
-def scorer(plan, name: str, cut: net.Net, mesh, many: bool = False):
-  """(params, data) -> metrics; of a masked language model, how well it guesses."""
-  sizes = *plan.scoring[:2], mesh
-  if _guesses(plan, name):
-    # One share for all of a table: of more hidden tokens, each is harder to guess.
-    block = plan.c.method if runs.masked(plan.c) else runs.block(plan.c, name)
-    return masked.scorer(cut, plan.env.mask_id, block.rho, *sizes, many=many)
-  return evaluate.scorer(cut, plan.env.task, plan.spec.metrics, *sizes, many)

@@ -50,19 +50,22 @@ ARROWS = {
   },
   'report': set(),
   'runs': {'report'},
+  'staging': {
+    'answers', 'data', 'doubts', 'env', 'evaluate', 'log', 'masked', 'methods', 'metrics', 'net',
+    'roles', 'runs', 'sharding', 'train',
+  },
   'jobs': {
-    'answers', 'data', 'doubts', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods',
-    'metrics', 'models', 'net', 'refit', 'report', 'roles', 'runs', 'seeds', 'sharding', 'stop',
-    'train',
+    'data', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods', 'net', 'refit', 'report',
+    'roles', 'runs', 'seeds', 'sharding', 'staging', 'train',
   },
   'inference': {
-    'env', 'hosts', 'jobs', 'log', 'predict', 'report', 'roles', 'runs', 'seeds', 'sharding',
+    'env', 'hosts', 'log', 'predict', 'report', 'roles', 'runs', 'seeds', 'sharding', 'staging',
   },
   'doubts': {'metrics', 'tasks'},
   'estimate': {
-    'data', 'env', 'evaluate', 'feed', 'jobs', 'methods', 'runs', 'sharding', 'train',
+    'data', 'env', 'evaluate', 'feed', 'methods', 'runs', 'sharding', 'staging', 'train',
   },
-  'dry': {'data', 'env', 'estimate', 'hosts', 'jobs', 'runs', 'train'},
+  'dry': {'data', 'env', 'estimate', 'hosts', 'runs', 'staging', 'train'},
   'formats': {'data', 'net'},
   'exports': {
     'data', 'env', 'evaluate', 'formats', 'hosts', 'inference', 'models', 'net', 'report', 'runs',
@@ -74,7 +77,7 @@ ARROWS = {
   },
   'grid': {
     'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
-    'runs', 'tasks',
+    'runs', 'staging', 'tasks',
   },
   'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'log', 'main', 'report', 'usage'},
   'batching': set(),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, exports, inference, jobs, net, report, runs
+from kdjax import dry, env, exports, inference, jobs, net, report, runs, staging
 from kdjax.models import hf
 from tests import tiny, toy
 
@@ -258,9 +258,9 @@ def test_chosen_lengths_are_of_a_runs_own_steps_and_of_no_seed(rng, tmp_path, mo
   c = toy.config('kd', tmp_path, rng, **fields)
   plan = jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache'))
   monkeypatch.setattr('kdjax.data.lengths._PRICE', 200)
-  assert jobs.lengths_of(plan, 'kd') == (8, 12) and jobs.lengths_of(plan, 'teacher') == (12,)
+  assert staging.lengths_of(plan, 'kd') == (8, 12) and staging.lengths_of(plan, 'teacher') == (12,)
   plan.c.seed, plan.c.seeds = 7, 3
-  assert jobs.lengths_of(plan, 'kd') == (8, 12)
+  assert staging.lengths_of(plan, 'kd') == (8, 12)
   assert plan.scoring[1] == (12,)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import env, jobs, methods, runs, tasks
+from kdjax import env, jobs, methods, runs, staging, tasks
 from kdjax.data import batches, sources
 from tests import tiny, toy
 from tests.data import data_config
@@ -176,9 +176,9 @@ def test_a_teacher_with_its_own_tokenizer_reads_the_same_rows(rng, tmp_path):
 def test_a_generator_reads_all_of_it_and_its_teacher_the_labelled_rows(rng, tmp_path):
   c, _ = _config(tmp_path, rng, 'mate_kd')
   plan = jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache'))
-  rows = {name: len(jobs.rows_of(plan, name).index) for name in runs.order(c)}
+  rows = {name: len(staging.rows_of(plan, name).index) for name in runs.order(c)}
   assert rows == dict(teacher=96, generator=136, mate_kd=136)
-  assert jobs.mixed(plan, 'generator') == jobs.mixed(plan, 'teacher') == ''
+  assert staging.mixed(plan, 'generator') == staging.mixed(plan, 'teacher') == ''
 
 
 def test_pairs_have_a_second_column(rng, tmp_path):

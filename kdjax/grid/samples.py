@@ -5,7 +5,7 @@ import importlib
 import jax
 import numpy as np
 
-from kdjax import env, hosts, jobs, runs, tasks
+from kdjax import env, hosts, runs, staging, tasks
 from kdjax.data import batches
 from kdjax.methods import base, blend
 
@@ -26,7 +26,7 @@ def of(plan: env.Plan, name: str, student, teacher) -> list[list[str]]:
     return []
   world = env.make(plan.c, plan.spec, student, teacher, mismatch=plan.env.mismatch)
   params = {
-    role: jobs.placed(plan, run, model)[1]
+    role: staging.placed(plan, run, model)[1]
     for role, run, model in (('student', name, student), ('teacher', 'teacher', teacher))
   }
   train = plan.data['train']

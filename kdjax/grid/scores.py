@@ -13,7 +13,7 @@ import zipfile
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, tasks
+from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, staging, tasks
 from kdjax.data import batches, ood, sources, table
 from kdjax.grid import jobs as grid_jobs
 from kdjax.grid import samples
@@ -59,9 +59,9 @@ def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test], names:
   few = batches.part(data[plan.spec.evaluation[0]], slice(_TIMED))
   one = batches.part(few, slice(_ONE))
   for name, each in models.items():
-    cut, first = jobs.placed(plan, name, each[0])
+    cut, first = staging.placed(plan, name, each[0])
     forward = evaluate.forward(cut, plan.mesh)
-    params = [jobs.placed(plan, name, model)[1] for model in each]
+    params = [staging.placed(plan, name, model)[1] for model in each]
     folder, keys = job.workdir / name / 'predictions', _keys(params, data)
     there = hosts.agree(lambda folder=folder, keys=keys: sorted(_there(folder, keys)))
     known = _there(folder, {split: keys[split] for split in there})

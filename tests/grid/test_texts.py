@@ -7,7 +7,7 @@ import pytest
 from benchmarks import texts
 from configs import grid
 from kdjax import jobs as kdjax_jobs
-from kdjax import runs
+from kdjax import runs, staging
 from kdjax.grid import jobs, scores
 from tests import toy
 from tests.data import data_config
@@ -105,7 +105,7 @@ def test_methods_with_new_pairs_stand_beside_those_without_by_one_teacher(rng, t
   for job in (plain, more):
     plan = kdjax_jobs.prepare(job.c, work)
     asked.append(runs.asked(plan.c, 'teacher'))
-    rows = [len(kdjax_jobs.rows_of(plan, name).index) for name in job.names]
+    rows = [len(staging.rows_of(plan, name).index) for name in job.names]
     assert rows[0] == len(plan.text.splits['train'].first) == 90
     assert set(rows[1:]) == ({90} if job is plain else {len(plan.data['train'].index)})
   assert asked[0] == asked[1] and 5 * 90 < rows[1] <= 11 * 90
