@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import guard, hosts, net, roles, sharding, tasks
-from kdjax.data import batches, corpus, images, lengths, pairs, sources, tokens
+from kdjax import guard, hosts, net, roles, sharding, tasks, unlabelled
+from kdjax.data import batches, images, lengths, sources, tokens
 from kdjax.models import families
 
 
@@ -201,7 +201,7 @@ def prepare(
     ValueError, OSError: with the file, row, field or key, and the remedy.
   """
   c, spec, text = read(c)
-  _check_unlabelled(c, spec, masked)
+  unlabelled.check(c, spec, masked)
   mesh = sharding.make_mesh(**c.mesh)
   sharding.check_batch(mesh, c.eval.batch_size, 1, 'eval.batch_size')
   teacher = student = generator = None
@@ -226,11 +226,14 @@ def prepare(
     data = {name: images.dataset(table) for name, table in text.splits.items()}
   else:
     with hosts.in_turn():  # the others find the caches
-      if more(c) and not masked:
-        text, train = _transfer(c, spec, text, learner, teacher, mismatch, workdir)
-        data = dict(train=train)
-      else:
-        text, data = _read_unlabelled(c, text, learner, workdir)
+      folder, data = cache(c, workdir), {}
+      if unlabelled.beside(c) and not masked:
+        readers = [model.tokenizer for model in (learner, teacher)[: 1 + bool(mismatch)]]
+        usable = _ordinary(learner, teacher)
+        text, data['train'] = unlabelled.beside_train(c, spec, text, readers, usable, folder)
+      elif c.data.unlabelled:
+        usable = _ordinary(learner, learner)
+        text, data['train'] = unlabelled.alone(c, text, learner.tokenizer, usable, folder)
       rest = {name: table for name, table in text.splits.items() if name not in data}
       rest = text._replace(splits=rest)
       data = _tokenise(c, rest, learner, teacher or learner, mismatch, workdir) | data
@@ -243,114 +246,6 @@ def _onto(mesh, teacher: roles.Model) -> roles.Model:
   params = net.split(teacher.module)[1]
   placed = sharding.place(dict(teacher=params), mesh)['teacher']
   return teacher._replace(module=net.fill(teacher.module, placed))
-
-
-def more(c) -> bool:
-  """Whether rows without a label may come beside those of train."""
-  return bool(c.data.unlabelled or c.data.new_pairs)
-
-
-def _check_unlabelled(c, spec: tasks.Spec, masked: bool) -> None:
-  """ValueError where unlabelled text is not for the task or the method, or is missing."""
-  if not masked and not spec.label:
-    raise ValueError(
-      f'{c.name} learns from labels, and config.data.unlabelled={c.data.unlabelled!r} has none: '
-      'mlm, mlm_kd and codir_pre train on such text alone, others beside config.data.train'
-    )
-  if c.data.unlabelled and spec.images:
-    raise ValueError(f'config.data.unlabelled={c.data.unlabelled!r} is text, the task is of images')
-  if c.data.unlabelled and not masked and len(spec.columns) > 1 and not c.data.pair:
-    raise ValueError(
-      f'task {spec.name} reads pairs: name the second column of config.data.unlabelled='
-      f'{c.data.unlabelled!r} in config.data.pair (its first is config.data.text={c.data.text!r})'
-    )
-  if c.data.new_pairs and (masked or len(spec.columns) < 2):
-    what = (
-      'masked language models ask no teacher of them' if masked else 'its rows are single texts'
-    )
-    raise ValueError(
-      f'config.data.new_pairs={c.data.new_pairs} is for tasks of pairs and their teacher; '
-      f'{spec.name}: {what}: set it to 0'
-    )
-  if c.data.neighbours > 1 and not masked:
-    raise ValueError(
-      f'config.data.neighbours={c.data.neighbours} is for masked language models: set it to 1'
-    )
-  if c.data.neighbours > 1 and not c.data.unlabelled:
-    raise ValueError(
-      f'config.data.neighbours={c.data.neighbours} is of config.data.unlabelled, which is empty: '
-      'the rows of a task are no neighbours'
-    )
-  batches.check_group(c.data.neighbours, c.train.batch_size)
-  if c.data.neighbours > 1 and c.train.accumulate > 1:
-    raise ValueError(
-      f'config.train.accumulate={c.train.accumulate} deals the rows of a batch out, and parts the '
-      f'config.data.neighbours={c.data.neighbours}: set one of them to 1'
-    )
-
-
-def _read_unlabelled(c, text: sources.Text, student: roles.Model, workdir):
-  """(the text with a validation split held out of the corpus, where it had none; 'train')."""
-  if not c.data.unlabelled:
-    return text, {}
-  train = text.splits.get('train')
-  found = corpus.read(c.data, student.tokenizer, cache(c, workdir), train, not text.splits)
-  data = batches.Dataset(
-    found.tokens,
-    np.broadcast_to(np.int32(-1), found.index.shape),
-    found.index,
-    _ordinary(student, student),
-    group=c.data.neighbours,
-    block=corpus.BLOCK,
-  )
-  splits = {name: split for name, split in text.splits.items() if name != 'train'}
-  if found.held:
-    splits['validation'] = found.held
-  return text._replace(splits=splits, origin=f'{text.origin} {found.origin}'), {'train': data}
-
-
-def _transfer(
-  c,
-  spec: tasks.Spec,
-  text: sources.Text,
-  student: roles.Model,
-  teacher: roles.Model,
-  mismatch,
-  work,
-) -> tuple[sources.Text, batches.Dataset]:
-  """(text with its origin, rows to learn from): those of a corpus, new pairs, then train's.
-
-  The first two have no labels. They lie on disk, and are shuffled as one.
-  """
-  if 'train' not in text.splits:
-    raise ValueError(
-      f'config.data.unlabelled={c.data.unlabelled!r} and new_pairs={c.data.new_pairs} go beside a '
-      f'train split, and task {spec.name} has none in {text.origin}'
-    )
-  rows, origin = text.splits['train'], text.origin
-  readers = [model.tokenizer for model in (student, teacher)[: 1 + bool(mismatch)]]
-  if c.data.new_pairs:
-    none = spec.kind, spec.num_labels
-    new = pairs.anew(text.splits, c.data.new_pairs, c.data.seed, *none, readers[0].tokenize)
-    rows, origin = sources.join(new, rows), f'{origin} {len(new.first):,} new pairs of its texts.'
-  if c.data.unlabelled:
-    own = c.data.copy_and_resolve_references()
-    own.pack = False
-    pair = c.data.pair if len(spec.columns) > 1 else ''
-    found = [corpus.read(own, one, cache(c, work), rows, pair=pair) for one in readers]
-    views, origin = [each.tokens for each in found], f'{origin} {found[0].origin}'
-  else:
-    views = [tokens.tokenise(rows, one, c.data.max_length, cache(c, work)) for one in readers]
-  n = len(views[0].length)
-  none = sources.unlabelled(n - len(rows.label), spec.kind, spec.num_labels)
-  data = batches.Dataset(
-    views[0],
-    np.concatenate([none, rows.label]),
-    np.arange(n, dtype=np.int32),
-    _ordinary(student, teacher),
-    views[1] if mismatch else None,
-  )
-  return text._replace(origin=origin), data
 
 
 def cache(c, workdir) -> pathlib.Path:
@@ -388,7 +283,7 @@ def make(
     nets[0], nets[2] = quiet(nets[0]), nets[2] and quiet(nets[2])
   if spec.images:
     return Env(nets[0], nets[1], tasks.KINDS[spec.kind], None, bounds=(0.0, 1.0))
-  task, partly = tasks.KINDS[spec.kind], more(c) and not gold
+  task, partly = tasks.KINDS[spec.kind], unlabelled.beside(c) and not gold
   return Env(
     nets[0],
     nets[1],

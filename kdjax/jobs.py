@@ -25,6 +25,7 @@ from kdjax import (
   sharding,
   staging,
   train,
+  unlabelled,
 )
 from kdjax.data import batches
 from kdjax.methods import base
@@ -43,7 +44,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   c, spec = env.settle(c)
   for name in runs.names(c):
     base.check_images(runs.block(c, name).name, spec.images)
-  if env.more(c) and runs.gold(c, c.name):
+  if unlabelled.beside(c) and runs.gold(c, c.name):
     raise ValueError(
       f'{c.name} learns from gold labels alone, and config.data.unlabelled={c.data.unlabelled!r} '
       f'or new_pairs={c.data.new_pairs} has none: take a method that asks a teacher '

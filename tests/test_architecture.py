@@ -39,7 +39,8 @@ ARROWS = {
   'masked': {'evaluate', 'net', 'data', 'methods'},
   'refit': {'net'},
   'roles': {'net', 'tasks', 'models'},
-  'env': {'guard', 'hosts', 'net', 'roles', 'sharding', 'tasks', 'data', 'models'},
+  'unlabelled': {'tasks', 'data'},
+  'env': {'guard', 'hosts', 'net', 'roles', 'sharding', 'tasks', 'unlabelled', 'data', 'models'},
   'train': {
     'checkpoint', 'data', 'feed', 'guard', 'hosts', 'log', 'methods', 'optim', 'progress',
     'seeds', 'sharding', 'stop',
@@ -56,7 +57,7 @@ ARROWS = {
   },
   'jobs': {
     'data', 'env', 'evaluate', 'hosts', 'log', 'masked', 'methods', 'net', 'refit', 'report',
-    'roles', 'runs', 'seeds', 'sharding', 'staging', 'train',
+    'roles', 'runs', 'seeds', 'sharding', 'staging', 'train', 'unlabelled',
   },
   'inference': {
     'env', 'hosts', 'log', 'predict', 'report', 'roles', 'runs', 'seeds', 'sharding', 'staging',
@@ -77,7 +78,7 @@ ARROWS = {
   },
   'grid': {
     'data', 'env', 'evaluate', 'grid', 'hosts', 'jobs', 'log', 'methods', 'metrics', 'report',
-    'runs', 'staging', 'tasks',
+    'runs', 'staging', 'tasks', 'unlabelled',
   },
   'reproduce': {'data', 'grid', 'hosts', 'jobs', 'lock', 'log', 'main', 'report', 'usage'},
   'batching': set(),

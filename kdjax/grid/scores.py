@@ -13,7 +13,7 @@ import zipfile
 import jax
 import numpy as np
 
-from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, staging, tasks
+from kdjax import env, evaluate, hosts, jobs, log, metrics, report, runs, staging, tasks, unlabelled
 from kdjax.data import batches, ood, sources, table
 from kdjax.grid import jobs as grid_jobs
 from kdjax.grid import samples
@@ -108,7 +108,7 @@ def _rest(job: grid_jobs.Job, plan: env.Plan) -> dict[str, sources.Table]:
   A seeded choice, in which classes keep their shares. None where the share is all of train, or
   where config.data.unlabelled or new_pairs may hold the same text.
   """
-  if not job.rest or env.more(plan.c):
+  if not job.rest or unlabelled.beside(plan.c):
     return {}
   whole = plan.c.copy_and_resolve_references()
   whole.data.update(train_fraction=1.0, train_size=0)
