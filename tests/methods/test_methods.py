@@ -60,6 +60,13 @@ def _cached(name, changes, task, devices, accumulate, quiet, dtype):
   return method, train.start(method, params, tiny.dataset(task), fields, 400, mesh), mesh, traces
 
 
+@pytest.fixture(autouse=True, scope='module')
+def games_of_one_visit():
+  """A worker that leaves this file and comes back starts anew: conftest.py let the programs go."""
+  yield
+  _cached.cache_clear()
+
+
 def _game(name, changes, task='classes', devices=1, accumulate=1, quiet=False, dtype='float32'):
   changes = tuple(sorted(changes.items()))
   return _cached(name, changes, task, devices, accumulate, quiet, dtype)
