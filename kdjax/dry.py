@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from kdjax import env, estimate, hosts, runs, staging, train
+from kdjax import env, estimate, hosts, runs, staging
 from kdjax.data import batches, sources, table
 
 _MOST = 5000  # texts that are tokenised once more, without being cut
@@ -53,8 +53,7 @@ def show(plan: env.Plan, rows: int = 3, timed: bool = True) -> None:
       print(f'  {line}')
   print('\nruns:')
   for name in runs.order(c):
-    rows = len(staging.rows_of(plan, name).index)
-    _line(name, *train.total_steps(runs.fields(c, name), rows), plan)
+    _line(name, *staging.steps_of(plan, name), plan)
   for name in runs.order(c):
     print(f'\n{name}, {estimate.layout(plan, name)}')
   print(f'\n{_written(plan)}', flush=True)
@@ -169,8 +168,8 @@ def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
     state = f'{steps} steps{many}, and the run there ({said}) would be set aside'
   print(f'  {name}: {state}, {steps / per_epoch:.2f} epochs of {per_epoch} -> {where}')
   if not plan.spec.images:
-    said = staging.said(plan, name, staging.lengths_of(plan, name))
-    print(f'    {said}{staging.mixed(plan, name)}')
+    lengths = staging.said(plan, name, staging.lengths_of(plan, name))
+    print(f'    {lengths}{staging.mixed(plan, name)}')
 
 
 def _written(plan: env.Plan) -> str:

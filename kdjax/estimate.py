@@ -106,7 +106,7 @@ def _begun(plan: env.Plan, name: str) -> Start:
   _, params, method = staging.staged(plan, name, model, others)
   data, c = staging.rows_of(plan, name), runs.fields(plan.c, name)
   params = [params] * len(runs.folders(plan.c, plan.workdir / name))
-  total = train.total_steps(c, len(data.index))[0]
+  total = staging.steps_of(plan, name)[0]
   return Start(method, params, data, c, total, staging.mesh_of(plan, name))
 
 

@@ -31,14 +31,23 @@ def rows_of(plan: env.Plan, name: str) -> batches.Dataset:
   return plan.learned(runs.gold(plan.c, name))
 
 
+def steps_of(plan: env.Plan, name: str) -> tuple[int, int]:
+  """(steps of a run, steps of one epoch)."""
+  return train.total_steps(runs.fields(plan.c, name), len(rows_of(plan, name).index))
+
+
+def _played(plan: env.Plan, name: str) -> int:
+  """Rows that a run sees, each as often as it sees it."""
+  return steps_of(plan, name)[0] * runs.fields(plan.c, name).batch_size
+
+
 def lengths_of(plan: env.Plan, name: str) -> tuple[int, ...]:
   """Lengths of the batches that a run learns from, as its config and its data have them."""
   data, c = rows_of(plan, name), runs.fields(plan.c, name)
   if plan.c.data.buckets != lengths.AUTO:
     return plan.c.data.buckets
-  played = train.total_steps(c, len(data.index))[0] * c.batch_size
   longest = data.tokens.tokens.shape[1]
-  return lengths.choose(batches.row_lengths(data), longest, c.batch_size, played)
+  return lengths.choose(batches.row_lengths(data), longest, c.batch_size, _played(plan, name))
 
 
 def said(plan: env.Plan, name: str, shapes: tuple[int, ...]) -> str:
@@ -66,8 +75,7 @@ def told(plan, name: str, method: base.Method, others: dict[str, roles.Model], s
   data, c = rows_of(plan, name), plan.c
   if 'teacher' not in others or not keeps_answers(plan, name, method):
     return data
-  own = runs.fields(c, name)
-  seen = train.total_steps(own, len(data.index))[0] * own.batch_size
+  seen = _played(plan, name)
   log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
   cut, params = placed(plan, 'teacher', others['teacher'])
   sizes = c.eval.batch_size, shapes, plan.mesh
@@ -77,11 +85,10 @@ def told(plan, name: str, method: base.Method, others: dict[str, roles.Model], s
 
 def keeps_answers(plan: env.Plan, name: str, method: base.Method) -> bool:
   """Whether the teacher is asked for all of its answers beforehand."""
-  how, c = plan.c.teacher.cache, runs.fields(plan.c, name)
+  how = plan.c.teacher.cache
   if not method.asks or how == 'never':
     return False
-  n = len(rows_of(plan, name).index)
-  return how == 'always' or train.total_steps(c, n)[0] * c.batch_size > n
+  return how == 'always' or _played(plan, name) > len(rows_of(plan, name).index)
 
 
 def mesh_of(plan, name: str) -> sharding.Mesh:

@@ -66,7 +66,7 @@ ARROWS = {
   'estimate': {
     'data', 'env', 'evaluate', 'feed', 'methods', 'runs', 'sharding', 'staging', 'train',
   },
-  'dry': {'data', 'env', 'estimate', 'hosts', 'runs', 'staging', 'train'},
+  'dry': {'data', 'env', 'estimate', 'hosts', 'runs', 'staging'},
   'formats': {'data', 'net'},
   'exports': {
     'data', 'env', 'evaluate', 'formats', 'hosts', 'inference', 'models', 'net', 'report', 'runs',
