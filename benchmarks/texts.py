@@ -70,11 +70,12 @@ def main() -> None:
   add('--task', required=True, help='of GLUE: that of the student')
   add('--of', required=True, help='tasks whose texts are taken, by commas')
   add('--dir', default='', help='as config.data.dir; empty: the hub')
+  add('--fraction', type=float, default=0.1, help='as config.grid.fractions: learned from')
   add('--words', type=int, default=50, help='longer texts are left out; of a pair, both together')
   add('--out', required=True, help='the file, parquet')
   asked = parser.parse_args()
   c = grid.get_config('text')
-  c.grid.tasks, c.data.dir = asked.task, asked.dir
+  c.grid.tasks, c.grid.fractions, c.data.dir = asked.task, (asked.fraction,), asked.dir
   rows = collect(c, asked.of.split(','), asked.words)
   columns = dict(zip(('text', 'pair'), map(list, zip(*rows, strict=True)), strict=False))
   parquet.write_table(pa.table(columns), asked.out)

@@ -70,6 +70,22 @@ def test_the_texts_of_other_tasks_are_those_that_no_split_of_the_task_has(rng, t
     texts.collect(c, ['sst2'], words=50)
 
 
+def test_the_command_leaves_out_the_share_that_the_grid_learns_from(rng, tmp_path, monkeypatch):
+  rows = [(f'what is {n}', f'{n} is {rng.integers(99)}', n % 2) for n in range(2600)]
+  columns = ('question', 'sentence')
+  _task(tmp_path / 'glue', 'qnli', columns, dict(train=rows, validation=rows[:10]))
+  said = {}
+  for fraction in (0.1, 0.5):
+    out = tmp_path / f'{fraction}.parquet'
+    asked = f'texts --task=qnli --of=qnli --dir={tmp_path}/glue --fraction={fraction} --out={out}'
+    monkeypatch.setattr('sys.argv', asked.split())
+    texts.main()
+    said[fraction] = set(map(tuple, zip(*pq.read_table(out).to_pydict().values(), strict=True)))
+    # 2,000 rows choose the checkpoint, and validation's own 10 are no text for a student.
+    assert len(said[fraction]) == pytest.approx(600 * (1 - fraction), abs=12)
+  assert said[0.5] < said[0.1] < {row[:2] for row in rows}
+
+
 def test_methods_with_more_text_stand_beside_those_without_by_one_teacher(rng, tmp_path):
   c = _config(tmp_path / 'glue', rng)
   pool = [dict(text=a, pair=b) for a, b in texts.collect(c, ['mrpc'], words=50)]
