@@ -17,7 +17,10 @@ from sklearn import metrics
 SCORES = dict(
   accuracy=metrics.accuracy_score,
   f1=lambda y, p: metrics.f1_score(
-    y, p, average='binary' if max(y.max(), p.max()) < 2 else 'macro', zero_division=0
+    y,
+    p,
+    average='binary' if y.ndim == 1 and max(y.max(), p.max()) < 2 else 'macro',
+    zero_division=0,
   ),
   f1_macro=lambda y, p: metrics.f1_score(y, p, average='macro', zero_division=0),
   f1_micro=lambda y, p: metrics.f1_score(y, p, average='micro', zero_division=0),

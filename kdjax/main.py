@@ -83,17 +83,18 @@ def _main(argv) -> None:
       does[mode](c, workdir)
 
 
-def train(c, workdir: pathlib.Path, do=None) -> tuple:
+def train(c, workdir: pathlib.Path, do=None, held: bool = False) -> tuple:
   """All runs of a config, alone in their workdir: (plan, rows of the table).
 
-  do: plan -> what is returned in the place of the rows; None: jobs.run.
+  do: plan -> what is returned in the place of the rows; None: jobs.run. held: this process has the
+  workdir already.
   """
   from kdjax import hosts, jobs, lock
 
-  with contextlib.ExitStack() as held:
+  with contextlib.ExitStack() as until:
     with one_line_errors():
-      if hosts.first():
-        held.enter_context(lock.of(workdir))
+      if hosts.first() and not held:
+        until.enter_context(lock.of(workdir))
       holder = hosts.agree(os.getpid)
       if not hosts.first():
         lock.check_shared(workdir, holder)

@@ -37,7 +37,7 @@ def _run(argv) -> None:
     for job, names in missing:
       own = {name: tests[name] for name in job.sets}
       write = functools.partial(scores.write, job, tests=own, names=names)
-      main.train(job.c, job.workdir, write)
+      main.train(job.c, job.workdir, write, held=job.workdir == workdir)
     if hosts.first():
       with main.one_line_errors():
         _report(c, todo, workdir)

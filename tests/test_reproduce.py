@@ -80,6 +80,20 @@ def test_a_grid_that_was_killed_goes_on_and_ends_the_same(tmp_path, rng):
   assert _numbers(work) == _numbers(whole)
 
 
+def test_a_method_with_seeds_of_one_teacher_is_a_grid_in_its_own_workdir(tmp_path):
+  path = tmp_path / 'one.py'
+  path.write_text(
+    'import pathlib\n\nimport numpy as np\n\nfrom tests import toy\nfrom tests.grid import toy_grid\n'
+    f'\n\ndef get_config(_=""):\n  folder, rng = pathlib.Path({str(tmp_path)!r}), np.random.default_rng(0)\n'
+    '  return toy.config("kd", folder, rng, seeds=2, **toy_grid.STEPS)\n'
+  )
+  work = tmp_path / 'work'
+  out = _ends(_start(path, work, tmp_path))
+  assert str(work / 'report.html') in out
+  rows = {row['run']: row for row in _numbers(work)}
+  assert rows['kd']['seeds'] == [0, 1] and rows['kd']['workdirs'] == ['.']
+
+
 def test_a_grid_is_not_a_run_and_a_wrong_one_ends_in_a_line(tmp_path):
   command = [sys.executable, '-m', 'kdjax.main', '--config=configs/grid.py', '--workdir=w']
   done = subprocess.run(

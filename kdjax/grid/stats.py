@@ -11,6 +11,9 @@ import numpy as np
 from scipy import stats
 
 
+_OF_SCORES = ('pearson', 'spearman', 'mse')
+
+
 class Interval(NamedTuple):
   """A mean difference, and the ends of its bootstrap interval."""
 
@@ -82,19 +85,23 @@ def paired(
 
 
 def features(metric: str, decision: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-  """f64[n, K]: what is summed over examples."""
-  if label.ndim == 2:
-    right = (decision == label).all(1)
-    hit, bits = (decision * label).sum(1), (decision + label).sum(1)
-    return np.stack([right, np.ones(len(label)), 2 * hit, bits], 1).astype(np.float64)
-  if metric in ('pearson', 'spearman', 'mse'):
+  """f64[n, K]: what is summed over examples.
+
+  Of classes, or of several labels (classes 0): right, 1, and of each class hit, labelled, decided.
+  """
+  if metric in _OF_SCORES:
     x, y = decision.astype(np.float64), label.astype(np.float64)
     if metric == 'spearman':  # ranks among all rows, also in a resample
       x, y = stats.rankdata(x), stats.rankdata(y)
     if metric != 'mse':  # centred: sums of squares do not cancel
       x, y = x - x.mean(), y - y.mean()
     return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], 1)
-  return np.eye(classes * classes)[label * classes + decision]  # the confusion matrix
+  if label.ndim == 1:
+    one_CC = np.eye(classes)
+    label, decision = one_CC[label], one_CC[decision]
+  right_n1 = (decision == label).all(1, keepdims=True)
+  each = [right_n1, np.ones_like(right_n1), decision * label, label, decision]
+  return np.concatenate(each, 1).astype(np.float64)
 
 
 def value(metric: str, sums: np.ndarray, classes: int) -> np.ndarray:
@@ -103,7 +110,7 @@ def value(metric: str, sums: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _classes(metric: str, decisions: list, label: np.ndarray) -> int:
-  if label.ndim == 2 or metric in ('pearson', 'spearman', 'mse'):
+  if label.ndim == 2 or metric in _OF_SCORES:
     return 0
   return int(max(label.max(), *(d.max() for d in decisions))) + 1
 
@@ -112,40 +119,41 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return np.divide(a, b, out=np.zeros(np.broadcast(a, b).shape), where=b != 0)
 
 
-def _matrix(sums: np.ndarray, classes: int) -> np.ndarray:
-  return sums.reshape(*sums.shape[:-1], classes, classes)  # [label, decision]
+def _each(sums: np.ndarray) -> list[np.ndarray]:
+  """[..., C] each: rows of a class that were decided so, that are so labelled, that are decided."""
+  return np.split(sums[..., 2:], 3, -1)
 
 
 def _accuracy(sums, classes):
-  if not classes:
-    return _ratio(sums[..., 0], sums[..., 1])
-  right = np.trace(_matrix(sums, classes), axis1=-2, axis2=-1)
-  return _ratio(right, sums.sum(-1))
-
-
-def _f1_each(sums, classes):
-  m = _matrix(sums, classes)
-  right = np.diagonal(m, axis1=-2, axis2=-1)
-  return _ratio(2 * right, m.sum(-1) + m.sum(-2)), (m.sum(-1) + m.sum(-2)) > 0
+  del classes
+  return _ratio(sums[..., 0], sums[..., 1])
 
 
 def _f1(sums, classes):
-  return _f1_each(sums, classes)[0][..., 1] if classes == 2 else _f1_macro(sums, classes)
+  if classes != 2:
+    return _f1_macro(sums, classes)
+  hit, label, decision = _each(sums)
+  return _ratio(2 * hit[..., 1], label[..., 1] + decision[..., 1])
 
 
 def _f1_macro(sums, classes):
-  each, there = _f1_each(sums, classes)  # of the classes that occur on either side
-  return _ratio(each.sum(-1), there.sum(-1))
+  hit, label, decision = _each(sums)
+  both = label + decision
+  # Of the classes that occur on either side; of several labels each is there, as a column.
+  there = (both > 0).sum(-1) if classes else both.shape[-1]
+  return _ratio(_ratio(2 * hit, both).sum(-1), there)
 
 
 def _f1_micro(sums, classes):
-  return _ratio(sums[..., 2], sums[..., 3]) if not classes else _accuracy(sums, classes)
+  del classes
+  hit, label, decision = (part.sum(-1) for part in _each(sums))
+  return _ratio(2 * hit, label + decision)
 
 
 def _matthews(sums, classes):
-  m = _matrix(sums, classes)
-  total, right = m.sum((-1, -2)), np.trace(m, axis1=-2, axis2=-1)
-  t, p = m.sum(-1), m.sum(-2)
+  del classes
+  right, total = sums[..., 0], sums[..., 1]
+  _, t, p = _each(sums)
   up = right * total - (t * p).sum(-1)
   down = np.sqrt((total**2 - (p**2).sum(-1)) * (total**2 - (t**2).sum(-1)))
   return _ratio(up, down)

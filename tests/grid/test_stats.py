@@ -35,12 +35,21 @@ def test_a_metric_of_scores_is_scipys(rng, metric):
   np.testing.assert_allclose(stats.value(metric, sums, 0), want, rtol=1e-7)
 
 
-@pytest.mark.parametrize('metric', ['accuracy', 'f1_micro'])
+@pytest.mark.parametrize('metric', ['accuracy', 'f1', 'f1_macro', 'f1_micro'])
 def test_a_metric_of_several_labels_is_scikit_learns(rng, metric):
   label, decision = (rng.integers(0, 2, (50, 3)).astype(np.float32) for _ in range(2))
-  sums = stats.features(metric, decision, label, 0).sum(0)
+  label[:, 2] = decision[:, 2] = 0  # a label that nobody has is a column all the same
   want = metrics.METRICS[metric](decision, label)
+  sums = stats.features(metric, decision, label, 0).sum(0)
   np.testing.assert_allclose(stats.value(metric, sums, 0), want, rtol=1e-9)
+  found = stats.paired(metric, [decision], [label], label, 100)
+  perfect = metrics.METRICS[metric](label, label)
+  assert found.mean == pytest.approx(want - perfect) and found.decided
+
+
+def test_many_classes_take_the_memory_of_as_many_columns(rng):
+  label, decision = (rng.integers(0, 150, 400) for _ in range(2))
+  assert stats.features('f1_macro', decision, label, 150).shape == (400, 2 + 3 * 150)
 
 
 def test_a_resample_is_the_metric_of_the_drawn_rows(rng):
