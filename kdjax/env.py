@@ -102,6 +102,7 @@ def settle(c):
     ('data.neighbours', c.data.neighbours, 1),
     ('data.new_pairs', c.data.new_pairs, 0),
     ('train.log_every', c.train.log_every, 1),
+    ('train.keep', c.train.keep, 1),
     ('generator.layers', c.generator.layers, 0),
   ):
     if value < low:
@@ -141,8 +142,8 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
   """The settled config, its task with class names, and the text (train already subset)."""
   c, spec = settle(c)
   text = sources.read(c.data, spec)
-  if spec.kind != 'regression' and spec.label and not spec.labels:
-    spec = tasks.with_labels(spec, text.labels)
+  if spec.kind != 'regression' and spec.label:
+    spec = tasks.with_labels(spec, spec.labels or text.labels)
   if spec.images:
     spec = dataclasses.replace(spec, shape=next(iter(text.splits.values())).first.shape[1:])
   if c.data.development:

@@ -59,10 +59,16 @@ METRICS = dict(
   f1_macro=_f1('macro'),
   f1_micro=_f1('micro'),
   matthews=_matthews,
-  mse=_mse,  # never first: the best checkpoint is the one with the highest value
+  mse=_mse,
   pearson=_correlation('pearsonr'),
   spearman=_correlation('spearmanr'),
 )
+
+_LABELS = ('accuracy', 'f1', 'f1_macro', 'f1_micro')
+OF = dict(  # which of them a kind of task has
+  classes=(*_LABELS, 'matthews'), multilabel=_LABELS, regression=('pearson', 'spearman', 'mse')
+)
+LOWER = ('mse',)  # is better: never first, as the checkpoint with the highest value is kept
 
 
 def compute(names: tuple[str, ...], decision: np.ndarray, label: np.ndarray) -> dict[str, float]:

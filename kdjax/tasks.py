@@ -218,9 +218,18 @@ def resolve(c) -> Spec:
 
 def _metrics(c) -> tuple[str, ...]:
   wanted = _parts(c.task.metrics) or _DEFAULT_METRICS[c.task.kind]
-  unknown = [m for m in wanted if m not in metrics.METRICS]
+  known = metrics.OF[c.task.kind]
+  unknown = [m for m in wanted if m not in known]
   if unknown:
-    raise ValueError(f'config.task.metrics {unknown} are none of {", ".join(metrics.METRICS)}')
+    raise ValueError(
+      f'config.task.metrics {unknown} are none of {", ".join(known)}, which '
+      f'config.task.kind={c.task.kind!r} has'
+    )
+  if wanted[0] in metrics.LOWER:
+    raise ValueError(
+      f'config.task.metrics={c.task.metrics!r}: the first one chooses the checkpoint, the highest '
+      f'value of it, and of {wanted[0]} lower is better: name another one before it'
+    )
   return wanted
 
 
@@ -243,7 +252,16 @@ def _unlabelled(c) -> Spec:
 
 
 def with_labels(spec: Spec, labels: tuple[str, ...]) -> Spec:
-  """The spec with the class names that the data turned out to have."""
+  """The spec with these class names, of a config or of the data.
+
+  Raises:
+    ValueError: one of them twice, or too few.
+  """
+  twice = sorted({label for label in labels if labels.count(label) > 1})
+  if twice:
+    raise ValueError(
+      f'{", ".join(twice)}: named twice by config.task.labels or config.data.label: once is enough'
+    )
   if spec.kind == 'classes' and len(labels) < 2:
     raise ValueError(f'column {spec.label!r} has {len(labels)} classes {labels}: two are needed')
   return dataclasses.replace(spec, labels=tuple(labels))

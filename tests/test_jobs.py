@@ -351,8 +351,14 @@ def test_bad_input_is_named_before_training(rng, tmp_path):
   bad("layers like 0,3,5|pick 'middle'", **{'student.pick': 'middle'})
   bad('cannot pick 9 layers from a teacher of 2', **{'student.layers': 9})
   bad('neither a folder', **{'teacher.init': str(tmp_path / 'no model')})
+  bad('config.train.keep=0 must be at least 1', **{'train.keep': 0})
+  bad('pos: named twice by config.task.labels', **{'task.labels': 'neg,pos,pos'})
   bad("task.kind 'ranking' is none of", **{'task.kind': 'ranking'})
-  bad('metrics.*bleu', **{'task.metrics': 'bleu'})
+  bad('metrics.*bleu.* accuracy, f1,', **{'task.metrics': 'bleu'})
+  bad(r"metrics \['pearson'\] are none of accuracy", **{'task.metrics': 'accuracy,pearson'})
+  scores = {'task.kind': 'regression'}
+  bad(r"metrics \['accuracy'\] are none of pearson", **scores, **{'task.metrics': 'accuracy'})
+  bad('of mse lower is better: name', **scores, **{'task.metrics': 'mse,pearson'})
   bad('divisible', **{'student.init': 'random', 'student.width': 17})
 
 

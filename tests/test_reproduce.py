@@ -83,9 +83,11 @@ def test_a_grid_that_was_killed_goes_on_and_ends_the_same(tmp_path, rng):
 def test_a_method_with_seeds_of_one_teacher_is_a_grid_in_its_own_workdir(tmp_path):
   path = tmp_path / 'one.py'
   path.write_text(
-    'import pathlib\n\nimport numpy as np\n\nfrom tests import toy\nfrom tests.grid import toy_grid\n'
-    f'\n\ndef get_config(_=""):\n  folder, rng = pathlib.Path({str(tmp_path)!r}), np.random.default_rng(0)\n'
-    '  return toy.config("kd", folder, rng, seeds=2, **toy_grid.STEPS)\n'
+    'import pathlib\n\nimport numpy as np\n\nfrom tests import toy\n'
+    'from tests.grid import toy_grid\n\n\n'
+    f'def get_config(_=""):\n  folder = pathlib.Path({str(tmp_path)!r})\n'
+    '  changes = dict(seeds=2, **toy_grid.STEPS)\n'
+    '  return toy.config("kd", folder, np.random.default_rng(0), **changes)\n'
   )
   work = tmp_path / 'work'
   out = _ends(_start(path, work, tmp_path))

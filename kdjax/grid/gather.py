@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from kdjax import report, tasks
+from kdjax import metrics, report, tasks
 from kdjax.data import ood
 from kdjax.grid import commands, jobs, scores, stats, tables
 
@@ -91,7 +91,9 @@ def _relate(rows: dict[str, dict], found: dict, column: tuple, workdir, resample
       value = lambda of, part=part, split=split, key=key: rows[of][part][split][key]  # noqa: E731
       where = split if part == 'scores' else f'ood/{split}'
       if _STUDENT in rows and name not in ('teacher', _STUDENT):
-        row['share'][at] = stats.share(value(name), value(_STUDENT), value('teacher'))
+        up = -1.0 if key in metrics.LOWER else 1.0
+        three = (up * np.array(value(of)) for of in (name, _STUDENT, 'teacher'))
+        row['share'][at] = stats.share(*three)
       if base and name not in ('teacher', _BASE):
         (ours, label), (theirs, _) = said(name, where), said(_BASE, where)
         got = stats.paired(key, ours, theirs, label, resamples)

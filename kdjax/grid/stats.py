@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-
 _OF_SCORES = ('pearson', 'spearman', 'mse')
 
 
