@@ -146,6 +146,9 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
     spec = tasks.with_labels(spec, spec.labels or text.labels)
   if spec.images:
     spec = dataclasses.replace(spec, shape=next(iter(text.splits.values())).first.shape[1:])
+  if 'test' in text.splits and labelled(text.splits['test']):
+    # Where its labels are public it is scored: nothing was chosen on it.
+    spec = dataclasses.replace(spec, evaluation=tuple(dict.fromkeys((*spec.evaluation, 'test'))))
   if c.data.development:
     spec, text = _develop(c.data, spec, text)
   if 'train' in text.splits:
@@ -157,10 +160,7 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
 
 
 def _develop(c, spec: tasks.Spec, text: sources.Text) -> tuple[tasks.Spec, sources.Text]:
-  """A part of train becomes the split that chooses the checkpoint; the task's own are scored.
-
-  So is a test split whose labels are public: nothing was chosen on it either.
-  """
+  """A part of train becomes the split that chooses the checkpoint; the task's own are scored."""
   if 'train' not in text.splits:
     raise ValueError(f'config.data.development={c.development}, and no train split: set it to 0')
   train = text.splits['train']
@@ -175,10 +175,7 @@ def _develop(c, spec: tasks.Spec, text: sources.Text) -> tuple[tasks.Spec, sourc
   splits = dict(train=rest, development=held)
   splits |= {name: table for name, table in text.splits.items() if name != 'train'}
   origin = f'{text.origin} Development: {len(held.first)} rows held out of train.'
-  judges = dict.fromkeys(spec.evaluation)
-  if 'test' in text.splits and labelled(text.splits['test']):
-    judges['test'] = None
-  spec = dataclasses.replace(spec, evaluation=('development', *judges))
+  spec = dataclasses.replace(spec, evaluation=('development', *spec.evaluation))
   return spec, text._replace(splits=splits, origin=origin)
 
 

@@ -185,15 +185,17 @@ def test_the_part_that_chooses_is_the_same_for_every_share_of_the_rest(tmp_path)
       read(development=wrong)
 
 
+@pytest.mark.parametrize('development', [0.0, 0.25])
 @pytest.mark.parametrize('public', [True, False])
-def test_a_test_split_is_scored_where_its_labels_are_public(tmp_path, public):
+def test_a_test_split_is_scored_where_its_labels_are_public(tmp_path, public, development):
   rng = np.random.default_rng(0)
-  c = toy.config('kd', tmp_path, rng, **{'data.development': 0.25})
+  c = toy.config('kd', tmp_path, rng, **{'data.development': development})
   test = toy.file(tmp_path / 'test.csv', rng, 20, ('text', 'label' if public else 'other'))
   c.data.test = str(test)
   _, spec, text = env.read(c)
   assert len(text.splits['test'].first) == 20
-  assert spec.evaluation == ('development', 'validation', *['test'] * public)
+  chooses = ['development'] * bool(development)
+  assert spec.evaluation == (*chooses, 'validation', *['test'] * public)
 
 
 def test_every_split_that_chose_nothing_has_its_difference():
