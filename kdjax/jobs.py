@@ -35,9 +35,10 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   """Every check there is, before anything is trained.
 
   cache: a folder for token ids instead of the workdir's; nothing is then written to the workdir.
-  fork: runs that were asked something else are set aside, once all is checked, not refused.
+  fork: runs that were asked something else, or found other data in the same files, are set aside,
+  once all is checked, not refused.
   """
-  wanted = runs.order(c)
+  given, wanted = c, runs.order(c)
   log.check(c.train.wandb)
   if not cache:
     report.writable(workdir)
@@ -87,12 +88,27 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
     raise ValueError(f'{first} has rows without a label: nothing to select by')
   if hosts.several():
     hosts.same({f'the data of {name}': batches.digest(data) for name, data in plan.data.items()})
-  for name in () if cache or not hosts.first() else others:
-    aside = runs.set_aside(workdir / name)
-    log.logger.info(
-      f'{workdir / name} held another run: it is now {aside.name}; {name} begins anew'
+  kept = [name for name in wanted if name not in others]
+  moved = hosts.agree(lambda: {name: said for name in kept if (said := _moved(plan, name))})
+  if moved and not fork:
+    name, said = next(iter(moved.items()))
+    raise ValueError(
+      f'{workdir / name} learned from other data than there are now ({said}): put those back, take '
+      'another --workdir, or --fork, which renames that folder and begins anew'
     )
-  return plan
+  stale = [] if cache else [*others, *moved]
+  hosts.agree(lambda: [_set_aside(workdir / name) for name in stale])
+  # A teacher that was set aside is no longer theirs who begin anew.
+  return prepare(given, workdir) if moved and not cache else plan
+
+
+def _moved(plan: env.Plan, name: str) -> str:
+  return runs.moved(plan.workdir / name, lambda: staging.data_of(plan, name))
+
+
+def _set_aside(folder: pathlib.Path) -> None:
+  aside = runs.set_aside(folder)
+  log.logger.info(f'{folder} held another run: it is now {aside.name}; {folder.name} begins anew')
 
 
 def run(plan: env.Plan) -> dict[str, dict]:
@@ -170,7 +186,7 @@ def _run(
   workdir.mkdir(parents=True, exist_ok=True)
   shapes = tuple(hosts.agree(lambda: runs.began(workdir))) or staging.lengths_of(plan, name)
   if hosts.first():
-    runs.begin(workdir, runs.asked(c, name), shapes)
+    runs.begin(workdir, runs.asked(c, name), shapes, staging.data_of(plan, name))
   if not plan.spec.images:
     log.logger.info(f'{name}: {staging.said(plan, name, shapes)}{staging.mixed(plan, name)}')
   began = time.perf_counter()

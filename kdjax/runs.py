@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from kdjax import report
@@ -15,7 +16,8 @@ from kdjax import report
 _FREE = ('name', 'compare', 'baselines', 'eval', 'export', 'mesh')
 _FREE_TRAIN = ('keep', 'log_every', 'remat', 'resident', 'tensorboard', 'wandb')
 _OWN = ('epochs', 'steps', 'rate')  # of config.teacher and config.generator, instead of train's
-_LENGTHS = 'lengths'  # of its batches: in run.json beside what it was asked
+# In run.json beside what it was asked: the lengths of its batches, and the data that it found.
+_LENGTHS, _DATA = 'lengths', 'data'
 _BESIDE = ('teacher', 'generator')  # runs of the models beside the student
 _GOLD = ('finetune',)  # methods that ask nobody but the gold labels
 _MASKED = ('mlm', 'mlm_kd')  # methods of masked language models
@@ -198,20 +200,34 @@ def differ(workdir: pathlib.Path, asked: dict) -> str:
   path = workdir / 'run.json'
   if not path.exists():
     return ''
-  there = {k: v for k, v in report.read_json(path).items() if k != _LENGTHS}
-  keys = sorted(k for k in asked.keys() | there.keys() if asked.get(k) != there.get(k))
-  return ', '.join(f'{k}: {there.get(k)!r} there, {asked.get(k)!r} now' for k in keys[:4])
+  there = {k: v for k, v in report.read_json(path).items() if k not in (_LENGTHS, _DATA)}
+  return _apart(there, asked)
 
 
-def begin(workdir: pathlib.Path, asked: dict, shapes: tuple[int, ...]) -> None:
-  """Write down what the run in this folder is asked, and the lengths of its batches."""
-  report.write_json(workdir / 'run.json', asked | {_LENGTHS: shapes})
+def _apart(there: dict, now: dict) -> str:
+  keys = sorted(k for k in now.keys() | there.keys() if now.get(k) != there.get(k))
+  return ', '.join(f'{k}: {there.get(k)!r} there, {now.get(k)!r} now' for k in keys[:4])
+
+
+def begin(workdir: pathlib.Path, asked: dict, shapes: tuple[int, ...], data: dict) -> None:
+  """Write down what the run in this folder is asked, the lengths of its batches, its data."""
+  report.write_json(workdir / 'run.json', asked | {_LENGTHS: shapes, _DATA: data})
 
 
 def began(workdir: pathlib.Path) -> list[int]:
   """The lengths of batches that the run in this folder goes on with; [] where it is to begin."""
+  return _beside(workdir, _LENGTHS) or []
+
+
+def moved(workdir: pathlib.Path, now: Callable[[], dict]) -> str:
+  """What data the run in this folder found instead; '' where they are these, or it does not say."""
+  there = _beside(workdir, _DATA)
+  return _apart(there, now()) if there else ''
+
+
+def _beside(workdir: pathlib.Path, key: str) -> Any:
   path = workdir / 'run.json'
-  return report.read_json(path).get(_LENGTHS, []) if path.exists() else []
+  return report.read_json(path).get(key) if path.exists() else None
 
 
 def same(workdir: pathlib.Path, asked: dict) -> None:

@@ -31,6 +31,19 @@ def rows_of(plan: env.Plan, name: str) -> batches.Dataset:
   return plan.learned(runs.gold(plan.c, name))
 
 
+def data_of(plan: env.Plan, name: str) -> dict[str, str]:
+  """What a run finds in its files: of the rows it learns from, and of those that choose its
+  checkpoint, how many and a digest; names of classes. What it was asked has paths alone."""
+  first, blind = plan.spec.evaluation[0], guesses(plan, name)
+  found = {} if blind else dict(classes=', '.join(plan.spec.labels))
+  for split, data in (('train', rows_of(plan, name)), (first, plan.data[first])):
+    reads = data.teacher if name == 'teacher' and data.teacher else data.tokens
+    own = data._replace(tokens=reads, teacher=None)  # nobody else's tokenizer is its own
+    own = own._replace(label=own.index) if blind else own
+    found[split] = f'{len(own.index)} rows, {batches.digest(own)[:12]}'
+  return found
+
+
 def steps_of(plan: env.Plan, name: str) -> tuple[int, int]:
   """(steps of a run, steps of one epoch)."""
   return train.total_steps(runs.fields(plan.c, name), len(rows_of(plan, name).index))

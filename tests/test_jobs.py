@@ -1,6 +1,7 @@
 """The modes, from files on disk to a folder that reads back, at toy size."""
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -165,6 +166,34 @@ def test_with_fork_runs_of_another_config_are_set_aside_and_the_rest_stands(
   jobs.prepare(other, workdir, fork=True)
   assert before - folders() == {'teacher', 'finetune', 'augpro'}
   assert folders() - before == {'teacher.1', 'finetune.1', 'augpro.1', 'augpro.2'}
+
+
+def test_data_that_changed_in_a_file_are_noticed(run, tmp_path):
+  c, whole, _ = run
+  workdir = shutil.copytree(whole, tmp_path / 'work')
+  good = {path: path.read_text() for path in map(pathlib.Path, (c.data.train, c.data.validation))}
+  train = pathlib.Path(c.data.train)
+  try:
+    train.write_text(good[train].rstrip().rpartition('\n')[0] + '\n')
+    said = r"teacher learned from other data .*train: '96 rows, \w+' there, '95 rows, .*or --fork"
+    for cache in ('', str(tmp_path / 'cache')):
+      with pytest.raises(ValueError, match=said):
+        jobs.prepare(c, workdir, cache)
+    for path, text in good.items():  # as many rows, and all numbers of classes turned round
+      path.write_text(text.replace(',pos', ',good'))
+    with pytest.raises(ValueError, match="classes: 'neg, pos' there, 'good, neg' now"):
+      jobs.prepare(c, workdir)
+    plan = jobs.prepare(c, workdir, fork=True)
+    assert {f'{name}.1' for name in RUNS} <= {path.name for path in workdir.iterdir()}
+    assert not any((workdir / name).exists() for name in RUNS)
+    # The teacher that is set aside is nobody's any more.
+    fresh = jobs.prepare(c, tmp_path / 'fresh')
+    params = (net.split(each.teacher.module)[1] for each in (plan, fresh))
+    assert jax.tree.all(jax.tree.map(np.array_equal, *params))
+  finally:
+    for path, text in good.items():
+      path.write_text(text)
+  jobs.prepare(c, whole)
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_the_same(run, tmp_path, monkeypatch):
