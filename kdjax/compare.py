@@ -143,7 +143,10 @@ def _load(asked) -> dict[str, predict.Classifier]:
     raise ValueError(f'{folders[0]} and {folders[1]} are one model: compare two')
   short = [name.rpartition('/')[2] for name in names]
   names = short if short[0] != short[1] else names
-  found = {name: predict.load(f, asked.batch_size) for name, f in zip(names, folders, strict=True)}
+  found = {
+    name: predict.load(f, asked.batch_size, asked.max_length)
+    for name, f in zip(names, folders, strict=True)
+  }
   one, other = found.values()
   for name, model in found.items():
     if model.kind != 'classes':
@@ -241,6 +244,9 @@ def main(argv: list[str] | None = None) -> None:
     '--out', default='compared', type=pathlib.Path, help='folder for the results (compared)'
   )
   parser.add_argument('--batch_size', default=64, type=int, help='texts computed together (64)')
+  parser.add_argument(
+    '--max_length', type=int, help='tokens of a text, longer ones are cut (as in training, or 128)'
+  )
   parser.add_argument('--debug', action='store_true', help='a traceback of an error')
   asked = parser.parse_args(argv)
   try:

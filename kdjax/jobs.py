@@ -243,7 +243,7 @@ def _run(
     card = report.card(plan, name, result, seed, told)
     if hosts.first():
       folder.mkdir(exist_ok=True)
-      roles.save(models[i], folder / 'model', labels, card)
+      roles.save(models[i], folder / 'model', labels, card, c.data.max_length)
       report.write_json(folder / 'result.json', result)
     results[seed] = result
   if many and hosts.first():  # the last to be written: it says that all seeds are there

@@ -28,12 +28,21 @@ class Texts(NamedTuple):
 
   def parts(self, inputs: Inputs) -> tuple[list[str], list[str] | None]:
     """(first texts, second ones or None)."""
+    if isinstance(inputs, str):
+      raise ValueError(f'{quote.value(inputs)} is one text: a list of texts is asked for')
     pairs = [t if isinstance(t, tuple) else (t, None) for t in inputs]
     if len({b is None for _, b in pairs}) > 1:
       raise ValueError('single texts and pairs do not go into one call')
     single = not pairs or pairs[0][1] is None
     first = sources.strings([a for a, _ in pairs], 'texts')
     return first, None if single else sources.strings([b for _, b in pairs], 'second texts')
+
+  def check(self, pair: bool = False) -> None:
+    """ValueError where there is no room for text, or the tokenizer is for less of it."""
+    try:
+      tokens.check(self.tokenizer, self.max_length, pair)
+    except ValueError as error:
+      raise ValueError(str(error).replace('config.data.', '')) from None
 
   def dataset(self, table: sources.Table) -> batches.Dataset:
     """Token ids."""
@@ -89,14 +98,16 @@ class Classifier:
   Of regression, scores f32[n]. labels: class names, in the order of the columns; () for regression.
   """
 
-  def __init__(self, module, config, tokenizer, batch_size: int, max_length: int, mesh=None):
+  def __init__(self, module, config, tokenizer, batch_size: int, max_length: int | None, mesh=None):
     if isinstance(config, vision_files.Config):
       self._reader, buckets = Images(config.shape), ()
     elif tokenizer is None:
       raise ValueError('the model has no tokenizer files: it cannot read text')
     else:
+      max_length = max_length or min(hf.length_of(config), int(tokenizer.model_max_length))
       max_length = min(max_length, module.spec.max_length)
       self._reader = Texts(tokenizer, config.vocab_size, max_length)
+      self._reader.check()
       buckets = lengths.upto(lengths.SCORED, max_length)
     kinds = {problem: kind for kind, problem in tasks.PROBLEM_TYPES.items()}
     fallback = 'regression' if config.num_labels == 1 else 'classes'
@@ -153,7 +164,7 @@ class Classifier:
     """
     if isinstance(self._reader, Images):
       raise ValueError('the model reads images, not text')
-    tokens.check(self._reader.tokenizer, self._reader.max_length, pair=True)
+    self._reader.check(pair=True)
     shapes = [(n, length) for n in self._sizes for length in self._buckets]
     for n, length in shapes:
       self._rows(self._reader.blank(n, length), n)
@@ -179,10 +190,13 @@ class Classifier:
     return metrics.compute(spec.metrics, decision, table.label)
 
 
-def load(dir_or_id: str, batch_size: int = 64, max_length: int = 128, mesh=None) -> Classifier:
+def load(
+  dir_or_id: str, batch_size: int = 64, max_length: int | None = None, mesh=None
+) -> Classifier:
   """A classifier from a HuggingFace folder or id, or a folder of a model of images: kdjax.load.
 
-  mesh: of sharding.make_mesh; None: whole on every device.
+  max_length: tokens of a text, longer ones are cut; None: as in training, 128 where the folder does
+  not say. mesh: of sharding.make_mesh; None: whole on every device.
   """
   if vision_files.holds(dir_or_id):
     return Classifier(*vision_files.load(dir_or_id), None, batch_size, max_length, mesh)
@@ -229,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--prefix', default='', help='of the names of the new columns')
   parser.add_argument('--batch_size', default=64, type=int)
   parser.add_argument(
-    '--max_length', default=128, type=int, help='tokens of a text; longer ones are cut'
+    '--max_length', type=int, help='tokens of a text, longer ones are cut (as in training, or 128)'
   )
   parser.add_argument('--debug', action='store_true', help='a traceback of an error')
   asked = parser.parse_args(argv)

@@ -121,12 +121,15 @@ def load(c, spec: tasks.Spec, where: pathlib.Path, head: str = 'classify') -> Mo
   return Model(found.module, found.config, found.tokenizer)
 
 
-def save(model: Model, where: pathlib.Path, labels: tuple[str, ...], card: str) -> None:
-  """Into a folder that load, and kdjax.load, read."""
+def save(
+  model: Model, where: pathlib.Path, labels: tuple[str, ...], card: str, max_length: int
+) -> None:
+  """Into a folder that load, and kdjax.load, read; max_length: of the texts it was trained on."""
   if model.tokenizer is None:
     vision_files.save(where, model.module, model.config, labels=labels, card=card)
   else:
-    hf.save(where, model.module, model.config, model.tokenizer, labels=labels or None, card=card)
+    said = dict(labels=labels or None, card=card, max_length=max_length)
+    hf.save(where, model.module, model.config, model.tokenizer, **said)
 
 
 def _vision(c, spec: tasks.Spec, init: str, role: str, fresh: bool) -> Model:

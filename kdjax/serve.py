@@ -13,7 +13,7 @@ from kdjax import allocator, batching, main, usage
 REMEDY = "kdjax.serve needs fastapi and uvicorn: pip install 'kdjax[serve]'"
 
 
-def classifier(folder: str, batch_size: int, max_length: int):
+def classifier(folder: str, batch_size: int, max_length: int | None):
   """A predict.Classifier of text with its programs compiled.
 
   Raises:
@@ -27,10 +27,7 @@ def classifier(folder: str, batch_size: int, max_length: int):
   found = predict.load(folder, batch_size, max_length)
   if len(set(found.labels)) < len(found.labels):
     raise ValueError(f'{folder}: two labels have one name: {found.labels}')
-  try:
-    shapes = found.warm()
-  except ValueError as e:
-    raise ValueError(str(e).replace('config.data.max_length', '--max_length')) from e
+  shapes = found.warm()
   log.logger.info('Compiled %d programs, of %d x %d to %d x %d texts x tokens.', len(shapes),
                   *shapes[0], *shapes[-1])  # fmt: skip
   return found
@@ -135,7 +132,9 @@ def run() -> None:
   flags.DEFINE_integer('port', 8000, '0: a free one, which the log names.', 0, 65535)
   flags.DEFINE_integer('batch_size', 32, 'Texts that are computed together, at most.', 1)
   flags.DEFINE_float('wait_ms', 5.0, 'Milliseconds that a text waits for others.', 0, 1000)
-  flags.DEFINE_integer('max_length', 128, 'Tokens of a text; longer ones are cut.', 1)
+  flags.DEFINE_integer(
+    'max_length', None, 'Tokens of a text; longer ones are cut. As in training, or 128.', 1
+  )
   flags.DEFINE_integer('max_inputs', 128, 'Texts of a request.', 1)
   flags.DEFINE_integer('max_chars', 10_000, 'Characters of a text.', 1)
   flags.DEFINE_integer('max_bytes', 1 << 20, 'Bytes of the body of a request.', 1)

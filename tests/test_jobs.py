@@ -168,6 +168,14 @@ def test_with_fork_runs_of_another_config_are_set_aside_and_the_rest_stands(
   assert folders() - before == {'teacher.1', 'finetune.1', 'augpro.1', 'augpro.2'}
 
 
+def test_a_student_reads_as_much_of_a_text_as_in_training(run, rng):
+  _, workdir, _ = run
+  texts = [' '.join(rng.choice(toy.WORDS, 25)) for _ in range(8)]
+  said = lambda **how: kdjax.load(workdir / 'augpro' / 'model', **how)(texts)  # noqa: E731
+  np.testing.assert_array_equal(said(), said(max_length=12))
+  assert not np.allclose(said(), said(max_length=32), atol=1e-6)
+
+
 def test_data_that_changed_in_a_file_are_noticed(run, tmp_path):
   c, whole, _ = run
   workdir = shutil.copytree(whole, tmp_path / 'work')

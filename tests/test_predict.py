@@ -34,6 +34,18 @@ def test_at_once_answers_as_a_call_and_compiles_nothing_that_was_not_warm(tmp_pa
       np.testing.assert_allclose(found, clf(inputs), atol=1e-5, rtol=0)
 
 
+def test_what_cannot_be_read_is_refused(tmp_path):
+  where = toy.model(tmp_path, layers=1)
+  with pytest.raises(ValueError, match="'dull' is one text: a list of texts is asked for"):
+    kdjax.load(where)('dull')
+  with pytest.raises(ValueError, match=r'^max_length is 2; special tokens and one token of text'):
+    kdjax.load(where, max_length=2)
+  config = json.loads((where / 'config.json').read_text())
+  (where / 'config.json').write_text(json.dumps(config | dict(kdjax_max_length='long')))
+  with pytest.raises(ValueError, match="kdjax_max_length is 'long', not a number of tokens"):
+    kdjax.load(where)
+
+
 ODD = [
   ('a "quoted", good film', 'x', 1),
   ('bad\nplot, and\tdull', '', 2),

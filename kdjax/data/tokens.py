@@ -183,7 +183,8 @@ def _definition(tokenizer) -> str:
 
 def _load(path: pathlib.Path, n: int, max_length: int, tokenizer) -> Tokens | None:
   """The arrays under a path; None where there are none or they are not whole."""
-  bounds = dict(tokens=(0, len(tokenizer)), segments=(0, 2), length=(1, max_length + 1))
+  ids = 1 + max(tokenizer.get_vocab().values())  # there may be gaps between them
+  bounds = dict(tokens=(0, ids), segments=(0, 2), length=(1, max_length + 1))
   found, _ = mapped.load(path, bounds) or (None, None)
   if found is None:
     return None

