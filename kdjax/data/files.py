@@ -5,6 +5,7 @@ Rows are counted from 1 in errors; the header is not counted.
 
 import collections
 import csv
+import gzip
 import json
 import math
 import pathlib
@@ -52,7 +53,7 @@ def pieces(path: str | pathlib.Path, limit: float = math.inf) -> Iterator[Column
   path = pathlib.Path(path)
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
-  reader = {'.csv': _csv, '.tsv': _csv, '.jsonl': _jsonl, '.parquet': _parquet}.get(path.suffix)
+  reader = {'.csv': _csv, '.tsv': _csv, '.jsonl': objects, '.parquet': _parquet}.get(path.suffix)
   if reader is None:
     raise ValueError(f'{path}: unknown extension {path.suffix!r}; it is one of {", ".join(READS)}')
   rows = 0
@@ -129,10 +130,15 @@ def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
   raise ValueError(f'{path}: no rows')
 
 
-def _jsonl(path: pathlib.Path, limit: float) -> Iterator[Columns]:
+def objects(path: pathlib.Path, limit: float = math.inf) -> Iterator[Columns]:
+  """Blocks of the rows of a .jsonl file, or of one in .gz; a field that a row lacks is None.
+
+  Raises:
+    ValueError: with file and row (from 1).
+  """
   del limit
   rows, names = [], {}
-  with open(path, 'rb') as file:
+  with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
     for number, line in enumerate(file, 1):
       try:
         text = line.decode('utf-8-sig' if number == 1 else 'utf-8')

@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Iterator
 
 from kdjax import quote
-from kdjax.data import own
+from kdjax.data import files, own
 
 # Loader of `datasets`, and its options. Everything in csv is text: a text 'null' is not missing.
 _READS = {
   '.txt': ('text', {}),
-  '.jsonl': ('json', {}),
+  '.jsonl': None,  # files.objects: that loader takes types of columns from the first rows
   '.parquet': ('parquet', {}),
   '.csv': ('csv', dict(keep_default_na=False)),
   '.tsv': ('csv', dict(keep_default_na=False, sep='\t', quoting=3)),
@@ -29,24 +29,24 @@ def find(where: str) -> list[pathlib.Path]:
   """
   path = pathlib.Path(where).expanduser()
   if path.is_dir():
-    files = [f for f in path.rglob('*') if f.is_file() and _kind(f) in _READS]
+    found = [f for f in path.rglob('*') if f.is_file() and _kind(f) in _READS]
   elif path.exists():
-    files = [path]
+    found = [path]
   else:
-    files = [pathlib.Path(f) for f in glob.glob(str(path), recursive=True)]
-    files = [f for f in files if f.is_file()]
-    if not files and own.HUB.fullmatch(where):
+    found = [pathlib.Path(f) for f in glob.glob(str(path), recursive=True)]
+    found = [f for f in found if f.is_file()]
+    if not found and own.HUB.fullmatch(where):
       return []
   known = f'{", ".join(_READS)} (all but parquet also with .gz)'
-  if not files:
+  if not found:
     raise ValueError(
       f'config.data.unlabelled={where!r}: no such file, no folder of {known}, no pattern that '
       'finds some, and no owner/name of a hub data set'
     )
-  for file in files:
+  for file in found:
     if _kind(file) not in _READS:
       raise ValueError(f'{file}: unknown extension; config.data.unlabelled reads {known}')
-  return sorted(files)
+  return sorted(found)
 
 
 def documents(where: str, column: str, pair: str = '') -> Iterator[str | tuple[str, str]]:
@@ -82,14 +82,20 @@ def _columns(
   name = str(file or f'{where} (no such file here, so a data set of the hub)')
   if file and _kind(file) == '.txt' and len(columns) > 1:
     raise ValueError(f'{name}: a line is one text, and pairs are wanted: take another kind of file')
+  ours = file and _kind(file) == '.jsonl'
   try:
-    blocks = (_file(file, columns) if file else _hub(where)).iter(_ROWS)
+    if ours:
+      blocks = (block for block in files.objects(file) if block)
+    else:
+      blocks = (_file(file, columns) if file else _hub(where)).iter(_ROWS)
   except Exception as error:  # each layer below (http, hub, datasets, arrow) has errors of its own
     raise _unreadable(name, error) from error
   while True:
     try:
       block = next(blocks, None)
     except Exception as error:  # as above
+      if ours and isinstance(error, ValueError):  # it names file and row
+        raise
       raise _unreadable(name, error) from error
     if block is None:
       return

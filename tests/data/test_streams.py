@@ -89,13 +89,23 @@ def test_what_is_wrong_is_named_with_file_row_and_columns(tmp_path):
   no(r"c.parquet: no column 'review'; it has 'text', 'n': set config.data.text", 'c.parquet',
      lambda p: data_config.parquet(p, text=['a'], n=[1]), 'review')  # fmt: skip
   no(r"d.csv: no column 'review'; it has 'n', 'text'", 'd.csv', lambda p: _csv(p, ['a']), 'review')
-  no(r'e.jsonl: cannot be read', 'e.jsonl', lambda p: p.write_text('{"text": "a"}\n{"text":\n'))
+  no(r'e.jsonl: row 2: not JSON', 'e.jsonl', lambda p: p.write_text('{"text": "a"}\n{"text":\n'))
   no(r'f.txt: cannot be read .*utf-8', 'f.txt', lambda p: p.write_bytes(b'a\n\xff\xfe\n'))
   no(r'g.md: unknown extension; .*\.txt, \.jsonl', 'g.md', lambda p: p.write_text('a'))
   no(r'h.parquet.gz: unknown extension', 'h.parquet.gz', lambda p: p.write_text('a'))
   for where in (tmp_path / 'nowhere.txt', tmp_path / 'no*.txt'):
     with pytest.raises(ValueError, match=r'no such file, no folder of \.txt'):
       _read(where)
+
+
+def test_other_fields_of_jsonl_may_be_anything_and_come_late(tmp_path):
+  said = [f'2024-01-{n % 28 + 1:02}' for n in range(3000)]  # texts, though they look like dates
+  rows = [dict(id=n, text=text) for n, text in enumerate(said)]
+  rows[2500] |= dict(id='late', more=[1, dict(a=2)])
+  assert _read(data_config.jsonl(tmp_path / 'a.jsonl', rows)) == said
+  (tmp_path / 'b.jsonl.gz').write_bytes(b'no gzip')
+  with pytest.raises(ValueError, match=r'b.jsonl.gz: cannot be read \(BadGzipFile'):
+    _read(tmp_path / 'b.jsonl.gz')
 
 
 def test_an_owner_and_a_name_are_a_hub_data_set(monkeypatch):
