@@ -40,6 +40,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   """
   given, wanted = c, runs.order(c)
   log.check(c.train.wandb)
+  runs.check_own(c)
   if not cache:
     report.writable(workdir)
   c, spec = env.settle(c)

@@ -62,6 +62,7 @@ def student(c, spec: tasks.Spec, teacher: Model, head: str = 'classify') -> Mode
   how = c.student
   if spec.images:
     return _vision(c, spec, how.init, 'student', True)
+  _no_sizes(how, 'student')
   if how.init == 'teacher':
     layers = how.layers
     if how.pick[:1].isdigit():
@@ -86,6 +87,7 @@ def generator(c, finished: pathlib.Path | None = None) -> Model:
   must have a trained head.
   """
   how = c.generator
+  _no_sizes(how, 'generator')
   named = c.teacher.init if how.init in ('teacher', 'random') else how.init
   where = _path(finished or named)
   model, fresh = _masked(where, c, 'generator')
@@ -177,6 +179,16 @@ def _path(where: str | pathlib.Path) -> str:
 def _knobs(c) -> dict[str, Any]:
   t = c.train
   return dict(dtype=t.dtype, attention=t.attention, remat=t.remat, seed=c.seed)
+
+
+def _no_sizes(how, role: str) -> None:
+  """ValueError where sizes are given of a model that has its own."""
+  given = [f'{name}={how[name]}' for name in ('width', 'heads', 'ffn') if how[name]]
+  if given and how.init != 'random':
+    raise ValueError(
+      f'config.{role}: {", ".join(given)} are sizes of random weights, and '
+      f'config.{role}.init={how.init!r} has its own: set it to random, or them to 0'
+    )
 
 
 def _sizes(how) -> dict[str, int | None]:

@@ -151,6 +151,28 @@ def asked(c, name: str) -> dict[str, Any]:
   return json.loads(json.dumps(flat(tree)))  # tuples become lists, as they do on disk
 
 
+def check_own(c) -> None:
+  """ValueError where fields of the config's own method were set among the baselines, for nothing."""
+  own = c.baselines.get(c.name)
+  if own is None or own == c.method:
+    return
+  default = _defaults(c.task.name).get(c.name, own)
+  apart = sorted(key for key in own if own[key] != default.get(key))
+  if apart:
+    raise ValueError(
+      f'config.baselines.{c.name}.{apart[0]}={own[apart[0]]!r} is of the method that the config is '
+      f'of: set config.method.{apart[0]}'
+    )
+
+
+def _defaults(task: str):
+  """Methods' fields as they ship, by name; none where the config was made elsewhere."""
+  try:
+    return importlib.import_module('configs.common').config(task, 'kd').baselines
+  except ImportError:
+    return {}
+
+
 def changed(c, name: str) -> dict[str, Any]:
   """Of what a run is asked, the fields that its method and task do not have by default."""
   try:

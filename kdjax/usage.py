@@ -108,7 +108,8 @@ def config(path: str) -> str:
       parts.append(_fields(f'config.{name}', block))
   if 'baselines' in c:
     names = _filled(f'--config.compare names any of {", ".join(c.baselines)}.')
-    parts += ['', f'{names}\n  Their fields: --config.baselines.NAME.KEY.']
+    own = 'of its own method, --config.method.KEY.'
+    parts += ['', f'{names}\n  Their fields: --config.baselines.NAME.KEY; {own}']
   return '\n'.join(parts)
 
 

@@ -396,6 +396,10 @@ def test_bad_input_is_named_before_training(rng, tmp_path):
   scores = {'task.kind': 'regression'}
   bad(r"metrics \['accuracy'\] are none of pearson", **scores, **{'task.metrics': 'accuracy'})
   bad('of mse lower is better: name', **scores, **{'task.metrics': 'mse,pearson'})
+  bad(r"student: width=8, heads=1 are sizes .*init='teacher'", **{
+    'student.width': 8, 'student.heads': 1})  # fmt: skip
+  bad(r'baselines.kd.temperature=4.0 .* set config.method.temperature', **{
+    'baselines.kd.temperature': 4.0})  # fmt: skip
   bad('divisible', **{'student.init': 'random', 'student.width': 17})
 
 
