@@ -152,7 +152,7 @@ def asked(c, name: str) -> dict[str, Any]:
 
 
 def check_own(c) -> None:
-  """ValueError where fields of the config's own method were set among the baselines, for nothing."""
+  """ValueError where fields of the config's own method were set among baselines, in vain."""
   own = c.baselines.get(c.name)
   if own is None or own == c.method:
     return
