@@ -38,9 +38,11 @@ def data_of(plan: env.Plan, name: str) -> dict[str, str]:
   found = {} if blind else dict(classes=', '.join(plan.spec.labels))
   for split, data in (('train', rows_of(plan, name)), (first, plan.data[first])):
     reads = data.teacher if name == 'teacher' and data.teacher else data.tokens
-    own = data._replace(tokens=reads, teacher=None)  # nobody else's tokenizer is its own
-    own = own._replace(label=own.index) if blind else own
-    found[split] = f'{len(own.index)} rows, {batches.digest(own)[:12]}'
+    place = np.arange(len(data.index))  # other rows may be numbered before them
+    # Nobody else's tokenizer is its own.
+    own = data._replace(tokens=reads, teacher=None, index=place)
+    own = own._replace(label=place) if blind else own
+    found[split] = f'{len(place)} rows, {batches.digest(own)[:12]}'
   return found
 
 
