@@ -35,6 +35,7 @@ def kept(grid: dict) -> dict:
   """What a repository may hold of a grid.json: numbers, and the command that made them."""
   rows = [
     {k: v for k, v in row.items() if k not in ('samples', 'workdirs', 'origin')}
+    | dict(asked={k: v for k, v in row['asked'].items() if k != 'ood_dir'})
     for row in grid['rows']
   ]
   rest = {k: v for k, v in grid.items() if k != 'configs'}

@@ -16,9 +16,9 @@ class Job(NamedTuple):
 
   c: its whole config; c.name and c.compare are its methods. workdir: several jobs share it where
   only their config.train differs, and then one teacher does for all. sets: from elsewhere, on which
-  its models are tested too, at most so many rows of each (0: all). search: scored on
-  the split that chooses its checkpoints, and on no other. rest: at most so many training rows that
-  its share left out are one more split.
+  its models are tested too, at most so many rows of each (0: all), in folder ood_dir ('': the
+  hub). search: scored on the split that chooses its checkpoints, and on no other. rest: at most so
+  many training rows that its share left out are one more split.
   """
 
   task: str
@@ -27,6 +27,7 @@ class Job(NamedTuple):
   workdir: pathlib.Path
   sets: tuple[str, ...] = ()
   rows: int = 0
+  ood_dir: str = ''
   search: bool = False
   rest: int = 0
 
@@ -63,7 +64,7 @@ def of(c, workdir: pathlib.Path, teachers: int | None) -> list[Job]:
         job = Job(task, fraction, one.lock(), folder)
         if 'grid' in c:
           job = job._replace(sets=tuple(ood.names(c.grid.ood, task)), rows=c.grid.ood_rows)
-          job = job._replace(search=c.grid.search, rest=c.grid.rest)
+          job = job._replace(ood_dir=c.grid.ood_dir, search=c.grid.search, rest=c.grid.rest)
         out.append(job)
   return out
 

@@ -44,6 +44,7 @@ def _scored(job: grid_jobs.Job, name: str) -> bool:
 
 def _asked(job: grid_jobs.Job) -> dict:
   asked = dict(sets=list(job.sets), rows=job.rows, search=job.search, pooled=POOLED)
+  asked |= dict(ood_dir=job.ood_dir) if job.sets else {}
   return asked | (dict(rest=job.rest) if job.rest else {})
 
 

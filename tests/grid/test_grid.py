@@ -143,6 +143,13 @@ def test_another_grid_of_the_folder_is_not_taken_for_this_one(done):
   (job,) = jobs.of(c, workdir, None)
   assert scores.missing(job) == []
   assert scores.missing(job._replace(sets=('imdb',))) == job.names
+  here, there = (
+    jobs.of(toy_grid.config(workdir.parent, **{'grid.ood_dir': folder}), workdir, None)[0]
+    for folder in ('here', 'there')
+  )
+  assert scores.missing(there) == []  # no set is read from there
+  asked = [scores._asked(job._replace(sets=('imdb',))) for job in (here, there)]
+  assert asked[0] != asked[1]
   other = c.copy_and_resolve_references()
   other.train.rate = 0.1
   assert scores.missing(jobs.of(other, workdir, None)[0]) == ['finetune', 'kd', 'token_replace']
