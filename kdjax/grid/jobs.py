@@ -63,8 +63,9 @@ def of(c, workdir: pathlib.Path, teachers: int | None) -> list[Job]:
           one.seed = number
         job = Job(task, fraction, one.lock(), folder)
         if 'grid' in c:
-          job = job._replace(sets=tuple(ood.names(c.grid.ood, task)), rows=c.grid.ood_rows)
-          job = job._replace(ood_dir=c.grid.ood_dir, search=c.grid.search, rest=c.grid.rest)
+          sets = tuple(ood.names(c.grid.ood, task)) * (not c.grid.search)  # a search reads none
+          job = job._replace(sets=sets, rows=c.grid.ood_rows, ood_dir=c.grid.ood_dir)
+          job = job._replace(search=c.grid.search, rest=c.grid.rest)
         out.append(job)
   return out
 

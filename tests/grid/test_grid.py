@@ -253,6 +253,14 @@ def test_a_search_runs_and_reads_the_part_that_chooses_alone(tmp_path):
   assert '`method.temperature`: `4.0`' in card
 
 
+def test_a_search_reads_no_set_from_elsewhere(tmp_path):
+  from configs import grid
+
+  c = grid.get_config('search')
+  c.grid.tasks, c.grid.ood = 'sst2', 'imdb'
+  assert {job.sets for job in jobs.of(c, tmp_path, None)} == {()}
+
+
 def test_a_card_of_a_trial_names_what_it_has_of_its_own(tmp_path):
   from configs import grid
 
