@@ -7,7 +7,7 @@ import pytest
 from benchmarks import texts
 from configs import grid
 from kdjax import jobs as kdjax_jobs
-from kdjax import runs, staging
+from kdjax import report, runs, staging
 from kdjax.grid import jobs, scores
 from tests import toy
 from tests.data import data_config
@@ -125,3 +125,27 @@ def test_methods_with_new_pairs_stand_beside_those_without_by_one_teacher(rng, t
     assert rows[0] == len(plan.text.splits['train'].first) == 90
     assert set(rows[1:]) == ({90} if job is plain else {len(plan.data['train'].index)})
   assert asked[0] == asked[1] and 5 * 90 < rows[1] <= 11 * 90
+
+
+def test_rows_left_out_are_scored_of_a_teacher_whichever_job_comes_first(
+  rng, tmp_path, monkeypatch
+):
+  c = _config(tmp_path / 'glue', rng, 'pairs')
+  c.grid.methods, c.grid.rest, c.seeds = 'kd_pairs,finetune,kd', 20, 2
+  c.grid.of_task.rte.data.train_fraction = 0.5
+  work = tmp_path / 'work'
+  folder = work / 'rte/train0.5'
+  rows = {row['run']: row for row in toy_grid.run(c, work)['rows']}
+  assert {name for name, row in rows.items() if jobs.REST not in row['scores']} == {'kd_pairs'}
+  assert set(rows['kd']['share']) - set(rows['kd_pairs']['share']) == {jobs.REST}
+  (folder / 'kd_pairs' / scores.FILE).unlink()  # now its job comes last
+  before = toy_grid.run(c, work)
+  assert jobs.REST in before['rows'][0]['scores']
+  monkeypatch.setattr('kdjax.jobs.prepare', lambda *a, **k: pytest.fail('scored again'))
+  assert toy_grid.run(c, work) == before
+  # A base with text without labels has none: there is no difference from it on these rows.
+  base = report.read_json(folder / 'kd' / scores.FILE)
+  del base['scores'][jobs.REST]
+  report.write_json(folder / 'kd' / scores.FILE, base)
+  row = next(row for row in toy_grid.run(c, work)['rows'] if row['run'] == 'finetune')
+  assert jobs.REST in row['scores'] and set(row['difference']) == {'development', 'validation'}
