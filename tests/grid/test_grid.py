@@ -175,6 +175,33 @@ def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
     jobs.of(c, tmp_path, None)
 
 
+@pytest.mark.parametrize(
+  ('finetune', 'fields', 'match'),
+  [
+    (True, dict(train=dict(batch_size=8)), 'one teacher.* train.batch_size:'),
+    (True, dict(train=dict(warmup=0.3, eval_every=1)), 'train.eval_every, train.warmup:'),
+    (True, dict(data=dict(train_fraction=0.5)), 'data.train_fraction'),
+    (True, dict(generator=dict(layers=1)), 'one generator.* generator.layers:'),
+    (False, dict(teacher=dict(init='another')), 'one teacher.* teacher.init:'),
+    (True, dict(train=dict(epochs=2.0, rate=1e-4, keep=3)), ''),
+    (False, dict(train=dict(batch_size=8)), ''),  # it is taken as it is
+  ],
+)
+def test_methods_of_one_folder_have_one_teacher_and_one_generator(
+  tmp_path, finetune, fields, match
+):
+  c = toy_grid.config(tmp_path)
+  with c.unlocked():
+    c.grid.methods, c.teacher.finetune = 'kd,mate_kd,cilda', finetune
+    c.generator.finetune = finetune
+    c.grid.of_method.cilda = fields
+  if match:
+    with pytest.raises(ValueError, match=f'config.grid.of_method: mate_kd and cilda .*{match}'):
+      jobs.of(c, tmp_path, None)
+  else:
+    assert len(jobs.of(c, tmp_path, None)) == 2
+
+
 def test_the_part_that_chooses_is_the_same_for_every_share_of_the_rest(tmp_path):
   c = toy.config('kd', tmp_path, np.random.default_rng(0), **{'data.development': 0.25})
   read = lambda **data: (c.data.update(data), env.read(c)[1:])[1]  # noqa: E731
@@ -326,6 +353,12 @@ def test_wrong_grids_are_refused_by_the_key(tmp_path):
     jobs.of(grid.get_config('text'), tmp_path, None)
   with pytest.raises(ValueError, match='quick, glue_low, glue, ood'):
     grid.get_config('glu')
+  for field, name in (('of_task', 'rtee'), ('of_method', 'augpor')):
+    c = grid.get_config('glue')
+    with c.unlocked():
+      c.grid[field][name] = dict(train=dict(epochs=9.0))
+    with pytest.raises(ValueError, match=rf'config.grid.{field} names {name}: none of'):
+      jobs.of(c, tmp_path, None)
 
 
 def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):
