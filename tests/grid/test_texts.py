@@ -76,7 +76,7 @@ def test_the_command_leaves_out_the_share_that_the_grid_learns_from(rng, tmp_pat
   _task(tmp_path / 'glue', 'qnli', columns, dict(train=rows, validation=rows[:10]))
   said = {}
   for fraction in (0.1, 0.5):
-    out = tmp_path / f'{fraction}.parquet'
+    out = tmp_path / 'runs' / f'{fraction}.parquet'  # a folder that is not there yet
     asked = f'texts --task=qnli --of=qnli --dir={tmp_path}/glue --fraction={fraction} --out={out}'
     monkeypatch.setattr('sys.argv', asked.split())
     texts.main()
@@ -84,6 +84,10 @@ def test_the_command_leaves_out_the_share_that_the_grid_learns_from(rng, tmp_pat
     # 2,000 rows choose the checkpoint, and validation's own 10 are no text for a student.
     assert len(said[fraction]) == pytest.approx(600 * (1 - fraction), abs=12)
   assert said[0.5] < said[0.1] < {row[:2] for row in rows}
+  monkeypatch.setattr('sys.argv', [*asked.split()[:-1], f'--out={out}/x.parquet'])
+  monkeypatch.setattr(texts, 'collect', lambda *a: pytest.fail('read first'))
+  with pytest.raises(SystemExit, match=r'error: no folder for --out=.*0.5.parquet/x.parquet: '):
+    texts.main()
 
 
 def test_methods_with_more_text_stand_beside_those_without_by_one_teacher(rng, tmp_path):
