@@ -74,6 +74,10 @@ def main() -> None:
   add('--words', type=int, default=50, help='longer texts are left out; of a pair, both together')
   add('--out', required=True, help='the file, parquet')
   asked = parser.parse_args()
+  try:  # before what takes minutes
+    pathlib.Path(asked.out).parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise SystemExit(f'error: no folder for --out={asked.out}: {error}') from None
   c = grid.get_config('text')
   c.grid.tasks, c.grid.fractions, c.data.dir = asked.task, (asked.fraction,), asked.dir
   rows = collect(c, asked.of.split(','), asked.words)

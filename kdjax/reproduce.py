@@ -31,7 +31,7 @@ def _run(argv) -> None:
         held.enter_context(lock.of(workdir))
       found = [(job, hosts.agree(lambda job=job: scores.missing(job))) for job in todo]
       missing = [(job, names) for job, names in found if names]
-      tests = {name: _test(c, name, job) for job, _ in missing for name in job.sets}
+      tests = {name: _test(name, job) for job, _ in missing for name in job.sets}
       for job, _ in missing:
         _check(job)
     for job, names in missing:
@@ -50,10 +50,10 @@ def _check(job) -> None:
   jobs.prepare(job.c, job.workdir, fork=flags.FLAGS.fork)
 
 
-def _test(c, name: str, job):
+def _test(name: str, job):
   from kdjax.data import ood
 
-  return ood.read(name, c.grid.ood_dir, job.rows)
+  return ood.read(name, job.ood_dir, job.rows)
 
 
 def _report(c, todo, workdir: pathlib.Path) -> None:

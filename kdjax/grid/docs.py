@@ -8,6 +8,7 @@ machines and days become one page: a task's methods stand in one table, whoever 
 """
 
 import argparse
+import itertools
 import pathlib
 import re
 import shlex
@@ -35,6 +36,7 @@ def kept(grid: dict) -> dict:
   """What a repository may hold of a grid.json: numbers, and the command that made them."""
   rows = [
     {k: v for k, v in row.items() if k not in ('samples', 'workdirs', 'origin')}
+    | dict(asked={k: v for k, v in row['asked'].items() if k != 'ood_dir'})
     for row in grid['rows']
   ]
   rest = {k: v for k, v in grid.items() if k != 'configs'}
@@ -43,7 +45,11 @@ def kept(grid: dict) -> dict:
 
 def _command(grid: dict) -> str:
   """That was given, without folders."""
-  words = [_FOLDER.sub(r'\1<folder>', word) for word in shlex.split(grid['commands'][0])]
+  words = shlex.split(grid['commands'][0])
+  for n, (flag, word) in enumerate(itertools.pairwise(words), 1):
+    if '=' not in flag and _FOLDER.match(f'{flag}={word}'):  # a flag, a space and its value
+      words[n] = '<folder>'
+  words = [_FOLDER.sub(r'\1<folder>', word) for word in words]
   return ' '.join(shlex.quote(word) if '<folder>' not in word else word for word in words)
 
 
@@ -54,15 +60,24 @@ def joined(grids: dict[str, dict]) -> dict:
     for row in grid['rows']:
       own = columns.setdefault((row['task'], row['fraction']), {})
       again = own.setdefault(row['run'], [])
-      if not any(_same(one['scores'], row['scores']) for one in again):
+      same = (n for n, one in enumerate(again) if _same(one['scores'], row['scores']))
+      if (at := next(same, None)) is None:
         again.append(row | dict(run=f'{row["run"]} ({name})' if again else row['run']))
+      elif _measured(row) > _measured(again[at]):
+        again[at] = row | dict(run=again[at]['run'])
   rows = [row for own in columns.values() for again in own.values() for row in again]
   return next(iter(grids.values())) | dict(rows=rows)
 
 
 def _same(one: dict, other: dict) -> bool:
   """Whether scores are those of one run, which may have been scored on more splits since."""
-  return all(one[split] == other[split] for split in one.keys() & other.keys())
+  both = one.keys() & other.keys()
+  return bool(both) and all(one[split] == other[split] for split in both)
+
+
+def _measured(row: dict) -> int:
+  """How many splits and sets a run was scored on, and differences it has."""
+  return sum(len(row[part]) for part in ('scores', 'ood', 'difference'))
 
 
 def page(grids: dict[str, dict], figures: list[str] = ()) -> str:

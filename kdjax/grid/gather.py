@@ -88,6 +88,8 @@ def _relate(rows: dict[str, dict], found: dict, column: tuple, workdir, resample
     base = rows.get(_BASE)
     row['cost']['relative'] = base and row['cost']['seconds'] / max(base['cost']['seconds'], 1e-9)
     for at, part, split, key in _places(row):
+      if any(split not in rows[of][part] for of in ('teacher', _STUDENT, _BASE) if of in rows):
+        continue  # train_rest, which a run with text without labels does not have
       value = lambda of, part=part, split=split, key=key: rows[of][part][split][key]  # noqa: E731
       where = split if part == 'scores' else f'ood/{split}'
       if _STUDENT in rows and name not in ('teacher', _STUDENT):

@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from kdjax import runs
+from kdjax import env, runs, tasks
 from kdjax.data import ood
 
 REST = 'train_rest'  # a split: training rows that a share left out, of which there are many
@@ -14,11 +14,11 @@ REST = 'train_rest'  # a split: training rows that a share left out, of which th
 class Job(NamedTuple):
   """Methods of one task that share data, teacher and config.train: one job of kdjax.main.
 
-  c: its whole config; c.name and c.compare are its methods. workdir: several jobs share it where
-  only their config.train differs, and then one teacher does for all. sets: from elsewhere, on which
-  its models are tested too, at most so many rows of each (0: all). search: scored on
-  the split that chooses its checkpoints, and on no other. rest: at most so many training rows that
-  its share left out are one more split.
+  c: its whole config; c.name and c.compare are its methods. workdir: several jobs share it, of
+  methods with fields that the others do not have, by one teacher. sets: from elsewhere, on which
+  its models are tested too, at most so many rows of each (0: all), in folder ood_dir ('': the
+  hub). search: scored on the split that chooses its checkpoints, and on no other. rest: at most so
+  many training rows that its share left out are one more split.
   """
 
   task: str
@@ -27,6 +27,7 @@ class Job(NamedTuple):
   workdir: pathlib.Path
   sets: tuple[str, ...] = ()
   rows: int = 0
+  ood_dir: str = ''
   search: bool = False
   rest: int = 0
 
@@ -62,7 +63,8 @@ def of(c, workdir: pathlib.Path, teachers: int | None) -> list[Job]:
           one.seed = number
         job = Job(task, fraction, one.lock(), folder)
         if 'grid' in c:
-          job = job._replace(sets=tuple(ood.names(c.grid.ood, task)), rows=c.grid.ood_rows)
+          sets = tuple(ood.names(c.grid.ood, task)) * (not c.grid.search)  # a search reads none
+          job = job._replace(sets=sets, rows=c.grid.ood_rows, ood_dir=c.grid.ood_dir)
           job = job._replace(search=c.grid.search, rest=c.grid.rest)
         out.append(job)
   return out
@@ -80,16 +82,21 @@ def _settings(c, workdir: pathlib.Path):
       raise ValueError(f'{c.method.name} trains no classifier: its table is of guesses')
     yield c.task.name, c.data.train_fraction, c, workdir
     return
-  tasks, fractions = _parts(c.grid.tasks), tuple(c.grid.fractions)
-  if not tasks or not fractions or len(set(tasks)) < len(tasks):
+  names, fractions = _parts(c.grid.tasks), tuple(c.grid.fractions)
+  if not names or not fractions or len(set(names)) < len(names):
     raise ValueError('config.grid.tasks and config.grid.fractions: one or more, none of them twice')
   if not c.grid.get('text', 'not asked for'):
     raise ValueError(
       'config.grid.text names no text without labels: a file, a folder or a pattern, as '
       'config.data.unlabelled reads it; benchmarks/texts.py writes one of other tasks'
     )
+  for field, known in dict(of_task=tasks.names(), of_method=c.baselines).items():
+    if unknown := [name for name in c.grid[field] if name not in known]:
+      raise ValueError(
+        f'config.grid.{field} names {", ".join(unknown)}: none of {", ".join(sorted(known))}'
+      )
   seen = set()
-  for task, fraction in itertools.product(tasks, fractions):
+  for task, fraction in itertools.product(names, fractions):
     own = c.copy_and_resolve_references()
     with own.unlocked():
       del own['grid']
@@ -125,7 +132,26 @@ def _groups(c, own) -> list[Any]:
       one.name = members[-1]
       one.compare = ','.join(members[:-1])
       one.method = one.baselines[members[-1]].copy_and_resolve_references()
-  return [one for one, _ in found.values()]
+  out = [one for one, _ in found.values()]
+  _agree(out)
+  return out
+
+
+def _agree(each: list[Any]) -> None:
+  """ValueError where configs of one folder ask different things of the models that all use."""
+  settled = [env.settle(c)[0] for c in each] if len(each) > 1 else []
+  for name in ('teacher', 'generator'):
+    using = [c for c in settled if name == 'teacher' or name in runs.order(c)]
+    told = [(c.name, runs.asked(c, name), name in runs.order(c)) for c in using]
+    for (one, a, trained), (other, b, too) in itertools.pairwise(told):
+      keys = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
+      if not (trained and too):  # what is taken as it is has its own fields alone
+        keys = [key for key in keys if key.startswith('teacher.')]
+      if keys:
+        raise ValueError(
+          f'config.grid.of_method: {one} and {other} share one {name}, and ask it for other '
+          f'{", ".join(keys)}: set that for all methods, or give one of them another --workdir'
+        )
 
 
 def _change(c, changes, name: str, kind: str) -> None:

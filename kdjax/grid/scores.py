@@ -38,13 +38,21 @@ def _trained(job: grid_jobs.Job, c, name: str) -> bool:
 
 
 def _scored(job: grid_jobs.Job, name: str) -> bool:
-  path = job.workdir / name / FILE
-  return path.exists() and report.read_json(path)['asked'] == _asked(job)
+  path, asked = job.workdir / name / FILE, _asked(job)
+  there = path.exists() and report.read_json(path)['asked']
+  # Of a teacher, another job of the workdir may have asked for the rest too.
+  return there == asked or (name == 'teacher' and there == asked | dict(rest=job.rest))
 
 
 def _asked(job: grid_jobs.Job) -> dict:
   asked = dict(sets=list(job.sets), rows=job.rows, search=job.search, pooled=POOLED)
-  return asked | (dict(rest=job.rest) if job.rest else {})
+  asked |= dict(ood_dir=job.ood_dir) if job.sets else {}
+  return asked | (dict(rest=job.rest) if _with_rest(job) else {})
+
+
+def _with_rest(job: grid_jobs.Job) -> bool:
+  """Whether train_rest is asked for: not where text without labels may hold its rows."""
+  return bool(job.rest) and not unlabelled.beside(job.c)
 
 
 def write(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test], names: list[str]) -> None:
@@ -105,10 +113,9 @@ def _data(job: grid_jobs.Job, plan: env.Plan, tests: dict[str, ood.Test]) -> dic
 def _rest(job: grid_jobs.Job, plan: env.Plan) -> dict[str, sources.Table]:
   """Training rows that the job's share left out, none of which says what a row of the share says.
 
-  A seeded choice, in which classes keep their shares. None where the share is all of train, or
-  where config.data.unlabelled or new_pairs may hold the same text.
+  A seeded choice, in which classes keep their shares. None where the share is all of train.
   """
-  if not job.rest or unlabelled.beside(plan.c):
+  if not _with_rest(job):
     return {}
   whole = plan.c.copy_and_resolve_references()
   whole.data.update(train_fraction=1.0, train_size=0)

@@ -18,7 +18,8 @@ def grid() -> dict:
         dict(
           task=task, fraction=fraction, run=run, seeds=seeds, rows=100, kind='classes',
           labels=['entailment', 'neutral', 'contradiction'], metrics=['accuracy'],
-          chosen='development', asked=dict(search=False), parameters=1_000_000, workdirs=[task],
+          chosen='development', parameters=1_000_000, workdirs=[task],
+          asked=dict(search=False, ood_dir='/home/me/sets'),
           classes=dict(hans=['entailment', 'non-entailment']) if task == 'mnli' else {},
           scores=dict(development=dict(accuracy=value()), validation=dict(accuracy=value())),
           ood=sets if task == 'mnli' else {},

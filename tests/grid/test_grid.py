@@ -143,6 +143,13 @@ def test_another_grid_of_the_folder_is_not_taken_for_this_one(done):
   (job,) = jobs.of(c, workdir, None)
   assert scores.missing(job) == []
   assert scores.missing(job._replace(sets=('imdb',))) == job.names
+  here, there = (
+    jobs.of(toy_grid.config(workdir.parent, **{'grid.ood_dir': folder}), workdir, None)[0]
+    for folder in ('here', 'there')
+  )
+  assert scores.missing(there) == []  # no set is read from there
+  asked = [scores._asked(job._replace(sets=('imdb',))) for job in (here, there)]
+  assert asked[0] != asked[1]
   other = c.copy_and_resolve_references()
   other.train.rate = 0.1
   assert scores.missing(jobs.of(other, workdir, None)[0]) == ['finetune', 'kd', 'token_replace']
@@ -166,6 +173,33 @@ def test_fields_of_a_method_make_a_job_of_its_own_by_the_same_teacher(tmp_path):
     c.grid.of_method.augpro = dict(train=dict(rat=0.01))
   with pytest.raises(ValueError, match=r'config.grid.of_method.augpro.*"rat" does not exist'):
     jobs.of(c, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+  ('finetune', 'fields', 'match'),
+  [
+    (True, dict(train=dict(batch_size=8)), 'one teacher.* train.batch_size:'),
+    (True, dict(train=dict(warmup=0.3, eval_every=1)), 'train.eval_every, train.warmup:'),
+    (True, dict(data=dict(train_fraction=0.5)), 'data.train_fraction'),
+    (True, dict(generator=dict(layers=1)), 'one generator.* generator.layers:'),
+    (False, dict(teacher=dict(init='another')), 'one teacher.* teacher.init:'),
+    (True, dict(train=dict(epochs=2.0, rate=1e-4, keep=3)), ''),
+    (False, dict(train=dict(batch_size=8)), ''),  # it is taken as it is
+  ],
+)
+def test_methods_of_one_folder_have_one_teacher_and_one_generator(
+  tmp_path, finetune, fields, match
+):
+  c = toy_grid.config(tmp_path)
+  with c.unlocked():
+    c.grid.methods, c.teacher.finetune = 'kd,mate_kd,cilda', finetune
+    c.generator.finetune = finetune
+    c.grid.of_method.cilda = fields
+  if match:
+    with pytest.raises(ValueError, match=f'config.grid.of_method: mate_kd and cilda .*{match}'):
+      jobs.of(c, tmp_path, None)
+  else:
+    assert len(jobs.of(c, tmp_path, None)) == 2
 
 
 def test_the_part_that_chooses_is_the_same_for_every_share_of_the_rest(tmp_path):
@@ -246,6 +280,14 @@ def test_a_search_runs_and_reads_the_part_that_chooses_alone(tmp_path):
   assert '`method.temperature`: `4.0`' in card
 
 
+def test_a_search_reads_no_set_from_elsewhere(tmp_path):
+  from configs import grid
+
+  c = grid.get_config('search')
+  c.grid.tasks, c.grid.ood = 'sst2', 'imdb'
+  assert {job.sets for job in jobs.of(c, tmp_path, None)} == {()}
+
+
 def test_a_card_of_a_trial_names_what_it_has_of_its_own(tmp_path):
   from configs import grid
 
@@ -311,6 +353,12 @@ def test_wrong_grids_are_refused_by_the_key(tmp_path):
     jobs.of(grid.get_config('text'), tmp_path, None)
   with pytest.raises(ValueError, match='quick, glue_low, glue, ood'):
     grid.get_config('glu')
+  for field, name in (('of_task', 'rtee'), ('of_method', 'augpor')):
+    c = grid.get_config('glue')
+    with c.unlocked():
+      c.grid[field][name] = dict(train=dict(epochs=9.0))
+    with pytest.raises(ValueError, match=rf'config.grid.{field} names {name}: none of'):
+      jobs.of(c, tmp_path, None)
 
 
 def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):

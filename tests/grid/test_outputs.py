@@ -185,6 +185,13 @@ def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
   assert all(tables.markdown(table) in text for table in tables.all_of(grid))
 
 
+def test_folders_after_a_space_are_no_business_of_the_docs_either():
+  given = 'python -m kdjax.reproduce --config=configs/grid.py:{} --resamples {}'
+  want = given.format('glue --workdir <folder> --config.data.dir <folder>', 9)
+  for said in (given.format('glue --workdir /home/me --config.data.dir me/glue', 9), want):
+    assert docs._command(dict(commands=[said])) == want
+
+
 def test_grids_of_several_days_are_one_page(grid):
   kept = docs.kept(grid)
   assert not re.search('/home/me|a <b>', json.dumps(kept))  # no folder, no text of the data
@@ -214,6 +221,11 @@ def test_a_split_that_some_runs_were_not_scored_on_leaves_their_cells_empty(grid
       row['difference'] |= dict(train_rest=better) if row['run'] == 'aug_pro' else {}
   found = docs.joined(dict(a=fuller, b=grid))
   assert found['rows'] == fuller['rows']  # the same run, scored on more
+  assert docs.joined(dict(b=grid, a=fuller))['rows'] == fuller['rows']
+  apart = copy.deepcopy(grid)
+  for row in apart['rows']:
+    row['scores'] = dict(test=row['scores']['validation'])
+  assert len(docs.joined(dict(a=grid, b=apart))['rows']) == 2 * len(grid['rows'])
   other = copy.deepcopy(grid['rows'][6] | dict(run='codir'))
   assert (other['task'], other['fraction']) == ('mnli', 0.1)
   found['rows'].append(other)

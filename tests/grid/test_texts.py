@@ -7,7 +7,7 @@ import pytest
 from benchmarks import texts
 from configs import grid
 from kdjax import jobs as kdjax_jobs
-from kdjax import runs, staging
+from kdjax import report, runs, staging
 from kdjax.grid import jobs, scores
 from tests import toy
 from tests.data import data_config
@@ -76,7 +76,7 @@ def test_the_command_leaves_out_the_share_that_the_grid_learns_from(rng, tmp_pat
   _task(tmp_path / 'glue', 'qnli', columns, dict(train=rows, validation=rows[:10]))
   said = {}
   for fraction in (0.1, 0.5):
-    out = tmp_path / f'{fraction}.parquet'
+    out = tmp_path / 'runs' / f'{fraction}.parquet'  # a folder that is not there yet
     asked = f'texts --task=qnli --of=qnli --dir={tmp_path}/glue --fraction={fraction} --out={out}'
     monkeypatch.setattr('sys.argv', asked.split())
     texts.main()
@@ -84,6 +84,10 @@ def test_the_command_leaves_out_the_share_that_the_grid_learns_from(rng, tmp_pat
     # 2,000 rows choose the checkpoint, and validation's own 10 are no text for a student.
     assert len(said[fraction]) == pytest.approx(600 * (1 - fraction), abs=12)
   assert said[0.5] < said[0.1] < {row[:2] for row in rows}
+  monkeypatch.setattr('sys.argv', [*asked.split()[:-1], f'--out={out}/x.parquet'])
+  monkeypatch.setattr(texts, 'collect', lambda *a: pytest.fail('read first'))
+  with pytest.raises(SystemExit, match=r'error: no folder for --out=.*0.5.parquet/x.parquet: '):
+    texts.main()
 
 
 def test_methods_with_more_text_stand_beside_those_without_by_one_teacher(rng, tmp_path):
@@ -125,3 +129,27 @@ def test_methods_with_new_pairs_stand_beside_those_without_by_one_teacher(rng, t
     assert rows[0] == len(plan.text.splits['train'].first) == 90
     assert set(rows[1:]) == ({90} if job is plain else {len(plan.data['train'].index)})
   assert asked[0] == asked[1] and 5 * 90 < rows[1] <= 11 * 90
+
+
+def test_rows_left_out_are_scored_of_a_teacher_whichever_job_comes_first(
+  rng, tmp_path, monkeypatch
+):
+  c = _config(tmp_path / 'glue', rng, 'pairs')
+  c.grid.methods, c.grid.rest, c.seeds = 'kd_pairs,finetune,kd', 20, 2
+  c.grid.of_task.rte.data.train_fraction = 0.5
+  work = tmp_path / 'work'
+  folder = work / 'rte/train0.5'
+  rows = {row['run']: row for row in toy_grid.run(c, work)['rows']}
+  assert {name for name, row in rows.items() if jobs.REST not in row['scores']} == {'kd_pairs'}
+  assert set(rows['kd']['share']) - set(rows['kd_pairs']['share']) == {jobs.REST}
+  (folder / 'kd_pairs' / scores.FILE).unlink()  # now its job comes last
+  before = toy_grid.run(c, work)
+  assert jobs.REST in before['rows'][0]['scores']
+  monkeypatch.setattr('kdjax.jobs.prepare', lambda *a, **k: pytest.fail('scored again'))
+  assert toy_grid.run(c, work) == before
+  # A base with text without labels has none: there is no difference from it on these rows.
+  base = report.read_json(folder / 'kd' / scores.FILE)
+  del base['scores'][jobs.REST]
+  report.write_json(folder / 'kd' / scores.FILE, base)
+  row = next(row for row in toy_grid.run(c, work)['rows'] if row['run'] == 'finetune')
+  assert jobs.REST in row['scores'] and set(row['difference']) == {'development', 'validation'}
