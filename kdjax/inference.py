@@ -53,8 +53,8 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
     raise ValueError(f'none of the splits {c.eval.split or spec.evaluation} is in {text.origin}')
   out = seeds.summary({seed: scores(where, splits) for seed, where in models.items()})
   if hosts.first():
+    print(json.dumps(out, indent=2))  # before a folder that may not be written to
     report.write_json(workdir / 'eval.json', dict(model=str(first), metrics=out))
-    print(json.dumps(out, indent=2))
   return out
 
 
