@@ -353,6 +353,8 @@ def test_bad_input_is_named_before_training(rng, tmp_path):
   bad('neither a folder', **{'teacher.init': str(tmp_path / 'no model')})
   bad("task.kind 'ranking' is none of", **{'task.kind': 'ranking'})
   bad('metrics.*bleu', **{'task.metrics': 'bleu'})
+  short = dict(method='backward_kd', **{'method.round': 1.0})
+  bad('config.method.round=1.0 is 6 steps and the run has 4', **short)
   bad('divisible', **{'student.init': 'random', 'student.width': 17})
 
 
