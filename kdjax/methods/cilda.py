@@ -22,6 +22,11 @@ def make(c, env) -> base.Method:
       'config.method.owner=student: it trains the heads by its own contrast alone, and '
       'config.method.student_contrast=0'
     )
+  if c.also and c.student_contrast:
+    raise ValueError(
+      f'config.method.also={c.also.name} and config.method.student_contrast={c.student_contrast}: '
+      'the student has one term on hidden states: empty the first, or set the second to 0'
+    )
   beside = contrast(c, env, c.gen_contrast)
   beside = beside._replace(owns=beside.owns if c.owner == 'generator' else ())
   own = None

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import augpro_cilda, cilda
+from configs import augpro_cilda, cilda, pkd
 from kdjax import env as environments
 from kdjax import methods, sharding, train
 from tests import tiny
@@ -134,6 +134,18 @@ def test_mate_kd_takes_the_contrast_beside_its_text(rng):
   _, (_, m) = jax.jit(method.players['student'].loss)(params | extra, memory, batch, key)
   assert {'contrast', 'contrast_new', 'moved'} <= set(m)
   assert 'heads' not in method.players['generator'].owns
+
+
+def test_the_student_has_one_term_its_contrast_or_that_of_also(rng):
+  env, params = _world()
+  also, weight = dict(name='pkd', on='text', **pkd.TERM), float(rng.uniform(0.1, 1.0))
+  with pytest.raises(ValueError, match=f'method.also=pkd and .*student_contrast={weight}:'):
+    methods.get('cilda')(tiny.fields('cilda', also=also, student_contrast=weight), env)
+  method = methods.get('cilda')(tiny.fields('cilda', also=also), env)
+  batch, key = _batch(rng), jax.random.key(0)
+  extra, memory = method.init(key, params, None)
+  _, (_, m) = jax.jit(method.players['student'].loss)(params | extra, memory, batch, key)
+  assert 'distance' in m and 'contrast' not in m
 
 
 def test_a_term_that_is_none_and_wrong_switches_are_refused_by_name():
