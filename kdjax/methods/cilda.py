@@ -71,7 +71,8 @@ def contrast(c, env, weight: float) -> blend.Part:
       for name, out in (('teacher', teacher), ('student', student))
     )
     contrast = losses.in_batch_nce(u_BE, v_BE, c.tau).mean()
-    scale = 1 / jnp.log(u_BE.shape[0]) if c.norm_log_k else 1.0
+    # One row has no others: its contrast is 0, and so is its logarithm.
+    scale = 1 / jnp.log(max(u_BE.shape[0], 2)) if c.norm_log_k else 1.0
     return weight * scale * contrast, memory, dict(contrast=contrast)
 
   return blend.Part(call, ('heads',), init, pool=c.pool)

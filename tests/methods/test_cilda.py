@@ -114,6 +114,17 @@ def test_the_contrast_may_be_in_units_of_its_chance_level(rng):
   np.testing.assert_allclose(losses[1], losses[0] / np.log(8), rtol=1e-5)
 
 
+def test_a_part_of_one_row_has_no_contrast_in_whatever_units(rng):
+  env, params = _world()
+  method, key = methods.get('cilda')(tiny.fields('cilda', norm_log_k=True), env), jax.random.key(0)
+  extra, memory = method.init(key, params, None)
+  row = {k: v[1:2] for k, v in _batch(rng).items()}
+  loss = jax.value_and_grad(method.players['generator'].loss, has_aux=True)
+  (value, (_, m)), grads = jax.jit(loss)(params | extra, memory, row, key)
+  assert m['contrast'] == 0 and np.isfinite(value)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
 def test_augpro_takes_cildas_contrast_by_config(rng):
   c = augpro_cilda.get_config().method
   env, params = _world()
