@@ -159,6 +159,8 @@ def _search(c) -> None:
   c.grid.search = True
   c.train.epochs = 1.0
   c.teacher.cache = 'always'  # an epoch of each, and many of them
+  # Its round as it ships is all of that epoch, and the first round has no samples.
+  c.baselines.backward_kd.round = 0.25
   names = []
   for method in _METHODS.split(','):
     for n, fields in enumerate(({}, *_TRIED[method])):

@@ -83,8 +83,7 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   for name in wanted:
     world = env.make(c, plan.spec, plan.generator) if name == 'generator' else plan.env
     own = runs.block(c, name)
-    methods.get(own.name)(own, world)
-    staging.steps_of(plan, name)
+    methods.get(own.name)(own, world).check(*staging.steps_of(plan, name))
   if not runs.masked(c) and not env.labelled(plan.data[first]):
     raise ValueError(f'{first} has rows without a label: nothing to select by')
   if hosts.several():

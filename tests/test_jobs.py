@@ -400,6 +400,8 @@ def test_bad_input_is_named_before_training(rng, tmp_path):
     'student.width': 8, 'student.heads': 1})  # fmt: skip
   bad(r'baselines.kd.temperature=4.0 .* set config.method.temperature', **{
     'baselines.kd.temperature': 4.0})  # fmt: skip
+  short = dict(method='backward_kd', **{'method.round': 1.0})
+  bad('config.method.round=1.0 is 6 steps and the run has 4', **short)
   bad('divisible', **{'student.init': 'random', 'student.width': 17})
 
 

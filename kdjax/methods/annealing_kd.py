@@ -35,6 +35,11 @@ def phased(c, env, first: dict[str, base.Player], turn: Callable[[int], str]) ->
   base.positive(c, 't_max')
   if len(c.phases) != 2 or min(c.phases) < 0 or not sum(c.phases):
     raise ValueError(f'config.method.phases={c.phases}: two lengths in epochs, like (14, 4)')
+  if 0 < c.phases[0] < c.t_max:
+    raise ValueError(
+      f'config.method.t_max={c.t_max} is more than the first of config.method.phases={c.phases}: '
+      f'the factor grows once an epoch of it, and would end at {c.phases[0] / c.t_max:.2f}, not 1'
+    )
 
   def classify(params, memory, batch, key):
     student_BC = env.student(params['student'], batch, key).logits

@@ -42,7 +42,21 @@ def make(c, env) -> base.Method:
       added += c.hard_new * metrics['hard_new']
     return total - jnp.where(first, 1 - c.first_round, 0.0) * added, (memory, metrics)
 
-  return method._replace(players={'student': player._replace(loss=loss)})
+  def check(steps, epoch):
+    first = turns(c, epoch)
+    if not c.first_round and steps <= first:
+      raise ValueError(
+        f'config.method.round={c.round} is {first} steps and the run has {steps}: it would end in '
+        'the first round, which has no samples, as plain KD; set config.method.round lower, to 0.1 '
+        'say, or config.method.first_round above 0'
+      )
+
+  return method._replace(players={'student': player._replace(loss=loss)}, check=check)
+
+
+def turns(c, epoch: int) -> int:
+  """Steps of a round, of so many an epoch."""
+  return max(1, round(c.round * epoch))
 
 
 def view(c, env) -> blend.Part:
@@ -69,9 +83,8 @@ def view(c, env) -> blend.Part:
 
   def init(key, params, data):
     del key
-    epoch = len(data.index) // data.batch_size
     # Counted in rows, not calls: a step of several accumulated parts is several calls.
-    rows = max(1, round(c.round * epoch)) * data.batch_size
+    rows = turns(c, len(data.index) // data.batch_size) * data.batch_size
     anchor = jax.tree.map(jnp.copy, params['student'])  # the state is donated: no alias
     return {}, dict(
       clock=jnp.zeros((), jnp.int32),

@@ -59,12 +59,15 @@ class Method(NamedTuple):
   asks: what a loss reads of env.teacher.answer, and can be known beforehand: '': nothing, 'logits',
     or beside them one vector a layer, 'first' or 'mean' (layers.POOLS).
   turn: (step, steps of the run) -> name of the player who moves; called on the host.
+  check: (steps of the run, steps of an epoch); ValueError where the method needs a longer run.
+    Called before anything is trained.
   """
 
   players: dict[str, Player]
   init: Callable[[Key, Params, Data], tuple[Params, Memory]] = nothing
   turn: Callable[[int, int], str] = lambda step, steps: 'student'
   asks: str = ''
+  check: Callable[[int, int], None] = lambda steps, epoch: None
 
 
 def one_of(c, **choices: tuple[str, ...]) -> None:

@@ -22,6 +22,11 @@ def make(c, env) -> base.Method:
       'config.method.owner=student: it trains the heads by its own contrast alone, and '
       'config.method.student_contrast=0'
     )
+  if c.also and c.student_contrast:
+    raise ValueError(
+      f'config.method.also={c.also.name} and config.method.student_contrast={c.student_contrast}: '
+      'the student has one term on hidden states: empty the first, or set the second to 0'
+    )
   beside = contrast(c, env, c.gen_contrast)
   beside = beside._replace(owns=beside.owns if c.owner == 'generator' else ())
   own = None
@@ -66,7 +71,8 @@ def contrast(c, env, weight: float) -> blend.Part:
       for name, out in (('teacher', teacher), ('student', student))
     )
     contrast = losses.in_batch_nce(u_BE, v_BE, c.tau).mean()
-    scale = 1 / jnp.log(u_BE.shape[0]) if c.norm_log_k else 1.0
+    # One row has no others: its contrast is 0, and so is its logarithm.
+    scale = 1 / jnp.log(max(u_BE.shape[0], 2)) if c.norm_log_k else 1.0
     return weight * scale * contrast, memory, dict(contrast=contrast)
 
   return blend.Part(call, ('heads',), init, pool=c.pool)

@@ -54,7 +54,10 @@ def term(c, env) -> blend.Part:
       stored[name] = dict(bank=banks.bank(jax.random.fold_in(k_banks, n), len(index), c.dims))
     shelf = dict(index=index, order=order, low=low, high=high)
     log_z = jnp.full(2, jnp.nan, jnp.float32)
-    return dict(codir_heads=heads), stored | dict(shelf=shelf, log_z=log_z)
+    memory = stored | dict(shelf=shelf, log_z=log_z)
+    if c.per == 'batch':  # of which a call may have a part
+      memory['rows'] = jnp.full((), data.batch_size, jnp.int32)
+    return dict(codir_heads=heads), memory
 
   def call(params, memory, batch, student, teacher, key):
     v = {}
@@ -79,7 +82,7 @@ def term(c, env) -> blend.Part:
       name: dict(bank=banks.update(old_ME, row_B, v[name], c.momentum))
       for name, old_ME in stored.items()
     }
-    scale = c.weight / (loss_B.shape[0] if c.per == 'batch' else 1)
+    scale = c.weight / (memory['rows'] if c.per == 'batch' else 1)
     metrics = closeness(*jax.lax.stop_gradient((v, stored)), rows_BK1)
     return (
       scale * loss_B.mean(),

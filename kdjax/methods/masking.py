@@ -4,7 +4,7 @@ A masked-LM head over all of [B, L] costs a vocabulary's worth of logits a posit
 seventh of them. The slots are static: one compiled program, whatever is drawn. All is done row by
 row, so that a batch that is split over devices stays split.
 
-Shapes: B batch, L length, K slots a row, D width.
+Shapes: B batch, L length, K slots a row, D width, V vocabulary.
 """
 
 import jax
@@ -61,3 +61,9 @@ def put(x_BLD: Array, positions_BK: Array, values_BKD: Array) -> Array:
   """
   values_BKD = values_BKD.astype(x_BLD.dtype)
   return jax.vmap(lambda x, at, v: x.at[at].set(v, mode='drop'))(x_BLD, positions_BK, values_BKD)
+
+
+def sized(x_V: Array, size: int) -> Array:
+  """The last axis cut, or padded with zeros, to this size: tables of one vocabulary may differ."""
+  short = max(size - x_V.shape[-1], 0)
+  return jnp.pad(x_V, [(0, 0)] * (x_V.ndim - 1) + [(0, short)])[..., :size]

@@ -76,7 +76,7 @@ def adversary(c, env, beside: blend.Part | None = None) -> base.Player:
     def enter(name, key):
       net, own = getattr(env, name), params[name]
       table_VE = net.table(own)
-      soft = _sized(soft_BKV, table_VE.shape[0])
+      soft = masking.sized(soft_BKV, table_VE.shape[0])
       words_BKE = augment.straight_through(net.embed(own, ids_BK), soft, table_VE)
       e_BLE = masking.put(net.embed(own, batch['tokens']), slots_BK, words_BKE)
       return net.enter(own, batch, e_BLE, key)
@@ -115,7 +115,7 @@ def blanks(c, env):
     V = min(getattr(env, k).table(params[k]).shape[0] for k in ('student', 'teacher'))
     usable_V = jnp.arange(logits_BKV.shape[-1]) < V
     if c.ordinary_only:
-      usable_V &= _sized(env.ordinary, usable_V.shape[0])
+      usable_V &= masking.sized(env.ordinary, usable_V.shape[0])
     logits_BKV = jnp.where(usable_V[None, None], logits_BKV, jnp.finfo(jnp.float32).min)
     log_p = jax.nn.log_softmax(logits_BKV)
     real_BK = slots_BK < tokens.shape[1]
@@ -128,9 +128,3 @@ def blanks(c, env):
     return slots_BK, logits_BKV, jax.lax.stop_gradient(metrics)
 
   return fill
-
-
-def _sized(x, size: int):
-  """The last axis cut, or padded with zeros, to this size."""
-  short = max(size - x.shape[-1], 0)
-  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, short)])[..., :size]

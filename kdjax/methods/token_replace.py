@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import losses
-from kdjax.methods import base, blend
+from kdjax.methods import base, blend, masking
 
 _BLOCK = 1024  # rows of the table compared with all others at once: 125 MB of scores
 
@@ -54,7 +54,8 @@ def view(c, env) -> blend.Part:
     def at(column):  # one position of every text at a time: B x V logits, not B x L x V
       states_BD, own_B = column
       logits_BV = env.generator.decode(params, states_BD)
-      return best(logits_BV, own_B, env.ordinary[: logits_BV.shape[1]], c.candidates)
+      usable_V = masking.sized(env.ordinary, logits_BV.shape[1])
+      return best(logits_BV, own_B, usable_V, c.candidates)
 
     columns = states_BLD.swapaxes(0, 1), batch['tokens'].swapaxes(0, 1)
     return jax.lax.map(at, columns).swapaxes(0, 1)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from kdjax import env, runs
+from kdjax import env, methods, runs
 from kdjax.grid import gather, jobs, scores, tables
-from tests import toy
+from tests import tiny, toy
 from tests.grid import toy_grid
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -263,6 +263,15 @@ def test_a_search_gives_each_method_as_many_trials(tmp_path):
     tried = {json.dumps([c.train.rate, c.baselines[n].to_dict()]) for c, n in pairs}
     shipped = set(grid.get_config('glue').baselines[name])
     assert len(tried) == 4 and all(set(c.baselines[n]) == shipped for c, n in pairs)
+
+
+def test_a_trial_of_a_search_is_long_enough_for_its_method(rng):
+  from configs import grid
+
+  c, epoch, (world, _) = grid.get_config('search'), int(rng.integers(8, 1000)), tiny.world()
+  for n in range(4):
+    method = methods.get('backward_kd')(c.baselines[f'backward_kd_{n}'], world)
+    method.check(round(c.train.epochs * epoch), epoch)
 
 
 def test_a_search_runs_and_reads_the_part_that_chooses_alone(tmp_path):

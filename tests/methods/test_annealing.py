@@ -37,7 +37,6 @@ def test_the_released_factors():
   want = np.repeat(np.arange(1, 16) / 14, 2)  # 15/14 in the last two epochs
   np.testing.assert_allclose(_factors((30, 6), 14, False), want, rtol=1e-6)
   np.testing.assert_allclose(_factors((30, 6), 14, True), np.minimum(want, 1), rtol=1e-6)
-  np.testing.assert_allclose(_factors((3, 1), 10, True), [0.1, 0.2, 0.3], rtol=1e-6)
 
 
 def test_the_released_squared_error():
@@ -130,3 +129,15 @@ def test_phases_that_are_none_are_refused(phases):
   env, _ = tiny.world()
   with pytest.raises(ValueError, match='phases='):
     methods.get('annealing_kd')(tiny.fields('annealing_kd', phases=phases), env)
+
+
+@pytest.mark.parametrize('name', ['annealing_kd', 'comkd'])
+def test_a_first_phase_in_which_the_factor_cannot_grow_whole_is_refused(rng, name):
+  env, _ = tiny.world()
+  make, t_max = methods.get(name), int(rng.integers(2, 20))
+  make(tiny.fields(name, phases=(t_max, 1), t_max=t_max), env)
+  np.testing.assert_allclose(_factors((t_max, 1), t_max, True)[-1], 1, rtol=1e-6)
+  short = tiny.fields(name, phases=(t_max - 1, 1), t_max=t_max)
+  with pytest.raises(ValueError, match=f'config.method.t_max={t_max} .*config.method.phases='):
+    make(short, env)
+  make(tiny.fields(name, phases=(0, 1), t_max=t_max), env)  # of no first phase it is not asked

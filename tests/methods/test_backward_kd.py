@@ -245,6 +245,19 @@ def test_the_first_round_weighs_its_samples_as_the_config_says(rng, first, round
 # What is refused.
 
 
+def test_a_run_that_ends_within_the_first_round_is_refused_where_that_has_no_samples(rng):
+  env, _ = tiny.world()
+  make, epoch = methods.get('backward_kd'), int(rng.integers(8, 1000))
+  share = float(rng.uniform(0.1, 1.0))
+  first = round(share * epoch)
+  method = make(tiny.fields('backward_kd', round=share), env)
+  method.check(first + 1, epoch)
+  for steps in (first, 1):
+    with pytest.raises(ValueError, match=f'={share} is {first} steps and the run has {steps}:'):
+      method.check(steps, epoch)
+    make(tiny.fields('backward_kd', round=share, first_round=0.1), env).check(steps, epoch)
+
+
 def test_one_width_is_needed_to_add_displacements_as_they_are(rng):
   env, params = tiny.world()
   with pytest.raises(ValueError, match='16 wide'):

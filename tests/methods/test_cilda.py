@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import augpro_cilda, cilda
+from configs import augpro_cilda, cilda, pkd
 from kdjax import env as environments
 from kdjax import methods, sharding, train
 from tests import tiny
@@ -114,6 +114,17 @@ def test_the_contrast_may_be_in_units_of_its_chance_level(rng):
   np.testing.assert_allclose(losses[1], losses[0] / np.log(8), rtol=1e-5)
 
 
+def test_a_part_of_one_row_has_no_contrast_in_whatever_units(rng):
+  env, params = _world()
+  method, key = methods.get('cilda')(tiny.fields('cilda', norm_log_k=True), env), jax.random.key(0)
+  extra, memory = method.init(key, params, None)
+  row = {k: v[1:2] for k, v in _batch(rng).items()}
+  loss = jax.value_and_grad(method.players['generator'].loss, has_aux=True)
+  (value, (_, m)), grads = jax.jit(loss)(params | extra, memory, row, key)
+  assert m['contrast'] == 0 and np.isfinite(value)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
 def test_augpro_takes_cildas_contrast_by_config(rng):
   c = augpro_cilda.get_config().method
   env, params = _world()
@@ -134,6 +145,18 @@ def test_mate_kd_takes_the_contrast_beside_its_text(rng):
   _, (_, m) = jax.jit(method.players['student'].loss)(params | extra, memory, batch, key)
   assert {'contrast', 'contrast_new', 'moved'} <= set(m)
   assert 'heads' not in method.players['generator'].owns
+
+
+def test_the_student_has_one_term_its_contrast_or_that_of_also(rng):
+  env, params = _world()
+  also, weight = dict(name='pkd', on='text', **pkd.TERM), float(rng.uniform(0.1, 1.0))
+  with pytest.raises(ValueError, match=f'method.also=pkd and .*student_contrast={weight}:'):
+    methods.get('cilda')(tiny.fields('cilda', also=also, student_contrast=weight), env)
+  method = methods.get('cilda')(tiny.fields('cilda', also=also), env)
+  batch, key = _batch(rng), jax.random.key(0)
+  extra, memory = method.init(key, params, None)
+  _, (_, m) = jax.jit(method.players['student'].loss)(params | extra, memory, batch, key)
+  assert 'distance' in m and 'contrast' not in m
 
 
 def test_a_term_that_is_none_and_wrong_switches_are_refused_by_name():

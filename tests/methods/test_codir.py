@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from configs import codir as shipped
 from kdjax import env as environments
 from kdjax import losses, methods, net, sharding, tasks, train
-from kdjax.methods import banks, blend, codir, kd, layers
+from kdjax.methods import banks, base, blend, codir, kd, layers
 from tests import tiny
 
 F32 = jnp.float32
@@ -315,20 +315,41 @@ def test_without_weight_it_is_kd(rng):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def _alike(memory):
+  """With equal rows in a bank and a Z that is set: it does not matter which are drawn, or when."""
+  equal = lambda x: jnp.broadcast_to(losses.unit(x[:1]), x.shape)  # noqa: E731
+  stored = {name: dict(bank=equal(memory[name]['bank'])) for name in codir.MODELS}
+  return memory | stored | dict(log_z=jnp.asarray([3.0, 4.0]))
+
+
 @pytest.mark.parametrize('per, ratio', [('example', 1.0), ('batch', 0.5)])
 def test_the_released_weight_halves_as_the_batch_doubles(rng, per, ratio):
-  term, env, params, memory = _term(per=per, weight=2.0)
-  # Rows of a bank are equal, so that it does not matter which are drawn.
-  for name in ('student', 'teacher'):
-    bank = memory[name]['bank']
-    memory[name] = dict(bank=jnp.broadcast_to(bank[:1], bank.shape))
-  memory['log_z'] = jnp.asarray([3.0, 4.0])
-  batch = tiny.batch(rng)
+  batch, data, found = tiny.batch(rng), tiny.dataset(), []
   twice = {k: np.concatenate([v, v]) for k, v in batch.items()} | dict(
     index=np.arange(16, dtype=np.int32)
   )
-  one, two = (_call(term, env)(params, memory, b, jax.random.key(0))[0] for b in (batch, twice))
-  np.testing.assert_allclose(two, ratio * one, rtol=1e-5)
+  for rows in (batch, twice):
+    known = base.Data(data.index, data.label, len(rows['index']), 400)
+    term, env, params, memory = _term(data=known, per=per, weight=2.0)
+    found.append(_call(term, env)(params, _alike(memory), rows, jax.random.key(0))[0])
+  np.testing.assert_allclose(found[1], ratio * found[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize('per', ['example', 'batch'])
+def test_accumulated_parts_weigh_as_their_whole_batch_does(rng, per):
+  env, params = tiny.world()
+  env, mesh = env._replace(student=environments.quiet(env.student)), sharding.make_mesh(1)
+  fields = tiny.fields('codir', per=per, weight=float(rng.uniform(1, 4)), momentum=1.0)
+  method, batch, found = methods.get('codir')(fields, env), tiny.batch(rng), []
+  for parts in (1, 2, 4):
+    own = tiny.train_fields(accumulate=parts, clip=0.0)
+    game = train.start(method, params, tiny.dataset(), own, 400, mesh)
+    state = game.state._replace(memory=dict(term=_alike(game.state.memory['term'])))
+    rows = sharding.put(batch, mesh)
+    state, metrics = game.steps['student'](state, game.frozen, rows, game.key)
+    found.append((metrics, state.opt))  # its first moment is a tenth of the gradient
+  for parted in found[1:]:
+    tiny.near(*jax.device_get((parted, found[0])), per)
 
 
 def test_z_is_set_by_the_first_batch_alone(rng):

@@ -1,5 +1,7 @@
 """Token replacement: which candidates a token has, and which tokens are replaced."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,22 @@ def test_a_token_is_replaced_by_what_the_generator_expects_there(rng):
   np.testing.assert_array_equal(new[~maskable], old[~maskable])
   # Two logits may be as good as equal.
   assert (new[..., None] == want).any(-1)[maskable].mean() > 0.95
+
+
+def test_rows_that_pad_the_generators_table_are_never_written(rng):
+  env, params = tiny.world()
+  more, decode = int(rng.integers(1, 9)), env.generator.decode
+
+  def padded(params, states_BD):  # the likeliest of all
+    return jnp.pad(decode(params, states_BD), ((0, 0), (0, more)), constant_values=1e4)
+
+  c, key = tiny.fields('token_replace', kind='mlm', portion=1.0), jax.random.key(more)
+  batch = _batch(rng)
+  found = []
+  for generator in (env.generator, dataclasses.replace(env.generator, decode=padded)):
+    part = token_replace.view(c, env._replace(generator=generator))
+    found.append(jax.jit(part.call)(params, (), batch, None, None, key)[0].student)
+  np.testing.assert_array_equal(*found)
 
 
 def test_the_portion_is_the_share_that_changes(rng):
