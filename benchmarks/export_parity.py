@@ -10,6 +10,7 @@ and biases are not trivial, and the last layer is scaled so that logits have a s
 family that is further off ends this with an error.
 """
 
+import importlib.util
 import itertools
 import json
 import os
@@ -134,6 +135,8 @@ def classifier(folder: pathlib.Path, family: str, words: list[str], texts: list[
 def main(argv) -> None:
   del argv
   log.setup()
+  if importlib.util.find_spec('torch') is None:
+    raise SystemExit('error: a column is of transformers, which needs torch: pip install torch')
   c = kd.get_config('own')
   columns = files.read(ROWS.value)
   texts = list(itertools.islice(columns[TEXT.value], c.export.rows))

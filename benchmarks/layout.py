@@ -1,6 +1,6 @@
 """What a training step holds and sends on each device of a mesh that need not exist.
 
-python benchmarks/layout.py --devices=64 --fsdp=8 [--tensor=1] [--whole=student] [--method=kd]
+python -m benchmarks.layout --devices=64 --fsdp=8 [--tensor=1] [--whole=student] [--method=kd]
 
 Compiles one turn for RoBERTa-large -> DistilRoBERTa from shapes alone: no weights, and simulated
 CPU devices. Prints where parameters lie, the compiled program's memory on one device, and its

@@ -103,6 +103,8 @@ def main() -> None:
         raise SystemExit(
           f'error: {row["task"]} {row["run"]}, {what}: {written} is written, {again} recomputed'
         )
+  if not count:
+    raise SystemExit(f'error: {workdir}/grid.json has no numbers')
   print(f'{count} numbers of {len(rows)} runs recomputed; largest difference {worst:.1e}')
 
 

@@ -144,7 +144,7 @@ def _load(asked) -> dict[str, predict.Classifier]:
   short = [name.rpartition('/')[2] for name in names]
   names = short if short[0] != short[1] else names
   found = {
-    name: predict.load(f, asked.batch_size, asked.max_length)
+    name: predict.of_text(f, asked.batch_size, asked.max_length)
     for name, f in zip(names, folders, strict=True)
   }
   one, other = found.values()

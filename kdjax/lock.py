@@ -5,9 +5,11 @@ import fcntl
 import os
 import pathlib
 import time
+import uuid
 from collections.abc import Iterator
 
 FILE = '.lock'
+HOLDER = '.holder'  # what the first of several hosts says who it is by
 PATIENCE = 60.0  # seconds until what one host wrote is seen by all: NFS keeps what it knew a while
 
 
@@ -41,12 +43,22 @@ def of(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def check_shared(workdir: pathlib.Path, holder: int) -> None:
-  """ValueError unless this host sees too that process `holder`, the first one, has the workdir."""
+def sign(workdir: pathlib.Path) -> str:
+  """Leaves a word of the first of several hosts in the workdir, for the others to find: that word.
+
+  In a file that is closed: a mounted bucket shows no other, and the lock's stays open.
+  """
+  word = uuid.uuid4().hex
+  (workdir / HOLDER).write_text(word, encoding='utf8')
+  return word
+
+
+def check_shared(workdir: pathlib.Path, word: str) -> None:
+  """ValueError unless this host finds the word that the first one has left in the workdir."""
   began = time.monotonic()
   while True:
     with contextlib.suppress(OSError):
-      if (workdir / FILE).read_text(encoding='utf8') == str(holder):
+      if (workdir / HOLDER).read_text(encoding='utf8') == word:
         return
     if time.monotonic() > began + PATIENCE:
       raise ValueError(

@@ -95,9 +95,9 @@ def train(c, workdir: pathlib.Path, do=None, held: bool = False) -> tuple:
     with one_line_errors():
       if hosts.first() and not held:
         until.enter_context(lock.of(workdir))
-      holder = hosts.agree(os.getpid)
-      if not hosts.first():
-        lock.check_shared(workdir, holder)
+      if hosts.several():
+        word = hosts.agree(lambda: lock.sign(workdir))
+        lock.check_shared(workdir, word)
       plan = jobs.prepare(c, workdir, fork=flags.FLAGS.fork)
     return plan, (do or jobs.run)(plan)
 

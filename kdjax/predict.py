@@ -203,6 +203,13 @@ def load(
   return Classifier(*hf.load(str(dir_or_id)), batch_size, max_length, mesh)
 
 
+def of_text(dir_or_id: str, batch_size: int, max_length: int | None) -> Classifier:
+  """The same; ValueError where the model reads images."""
+  if vision_files.holds(dir_or_id):
+    raise ValueError(f'{dir_or_id} reads images, not text: kdjax.load has a classifier of them')
+  return load(dir_or_id, batch_size, max_length)
+
+
 def file(
   clf: Classifier, model: str, data: pathlib.Path, text: str, pair: str, out, prefix: str = ''
 ) -> int:
@@ -249,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
   asked = parser.parse_args(argv)
   log.setup()
   try:
-    clf = load(asked.model, asked.batch_size, asked.max_length)
+    clf = of_text(asked.model, asked.batch_size, asked.max_length)
     n = file(clf, asked.model, asked.data, asked.text, asked.pair, asked.out, asked.prefix)
   except (ValueError, OSError) as error:
     if asked.debug:

@@ -153,11 +153,12 @@ def asked(c, name: str) -> dict[str, Any]:
 
 def check_own(c) -> None:
   """ValueError where fields of the config's own method were set among baselines, in vain."""
-  own = c.baselines.get(c.name)
-  if own is None or own == c.method:
+  if c.name not in c.baselines:
     return
-  default = _defaults(c.task.name).get(c.name, own)
-  apart = sorted(key for key in own if own[key] != default.get(key))
+  own, method = c.baselines[c.name].to_dict(), c.method.to_dict()
+  known = _defaults(c.task.name)
+  default = known[c.name].to_dict() if c.name in known else own
+  apart = [key for key in own if own[key] not in (method.get(key), default.get(key))]
   if apart:
     raise ValueError(
       f'config.baselines.{c.name}.{apart[0]}={own[apart[0]]!r} is of the method that the config is '

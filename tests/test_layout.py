@@ -7,7 +7,6 @@ Most take a minute or more: pytest -m slow tests/test_layout.py
 import functools
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -23,10 +22,9 @@ V, WIDE, NARROW = 50_265, 1024, 768
 @functools.cache
 def _step(**flags):
   """A compiled step's numbers, from benchmarks/layout.py."""
-  command = [sys.executable, 'benchmarks/layout.py', '--json']
+  command = [sys.executable, '-m', 'benchmarks.layout', '--json']
   command += [f'--{k}={v}' for k, v in flags.items()]
-  env = os.environ | dict(PYTHONPATH=str(ROOT))
-  done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr[-2000:]
   return json.loads(done.stdout)
 

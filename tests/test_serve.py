@@ -227,7 +227,7 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path):
     with pytest.raises(OSError, match=rf'--port={port}: .*in use'):
       serve.bind('127.0.0.1', port)
   (tmp_path / 'config.json').write_text(json.dumps(dict(model_type=vision_files.TYPE)))
-  with pytest.raises(ValueError, match='reads images, and kdjax'):
+  with pytest.raises(ValueError, match='reads images, not text'):
     serve.classifier(str(tmp_path), 1, 8)
   code = "import sys\nsys.modules['uvicorn'] = None\nfrom kdjax import serve\nserve.run()"
   command = [sys.executable, '-c', code, str(tmp_path)]

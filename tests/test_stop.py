@@ -161,6 +161,19 @@ def test_of_two_hosts_one_is_told_and_both_stop_after_the_same_step(rank, number
   assert one == two and int(one) > 20
 
 
+def test_hosts_find_each_other_by_a_file_that_is_closed(tmp_path, monkeypatch):
+  monkeypatch.setattr(lock, 'PATIENCE', 0.0)
+  here, elsewhere = (tmp_path / name for name in ('here', 'elsewhere'))
+  with lock.of(here), lock.of(elsewhere):
+    before, word = lock.sign(here), lock.sign(here)
+    opened = {os.path.realpath(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')}
+    assert str(here / lock.FILE) in opened and str(here / lock.HOLDER) not in opened
+    lock.check_shared(here, word)
+    for folder, said in ((here, before), (elsewhere, word)):  # an earlier start; another folder
+      with pytest.raises(ValueError, match='is not the folder that the first host writes to'):
+        lock.check_shared(folder, said)
+
+
 def test_one_process_at_a_time_in_a_workdir(tmp_path):
   code = """
 import pathlib, sys, time

