@@ -64,7 +64,7 @@ def known(
       f"{4 * n * columns / 1e9:.0f} GB of the teacher's hidden states are not kept, logits are"
     )
     return known(net, params, data, 'logits', cache, batch_size, buckets, mesh)
-  path = cache / f'teacher-{_fingerprint(params, data, asks, outs)}.npy'
+  path = cache / f'teacher-{_fingerprint(net, params, data, asks)}.npy'
   sums = path.with_suffix('.json')
   offset, done = _opened(path, sums, (n, columns)) if hosts.first() else (0, [])
   done = hosts.agree(lambda: done)
@@ -129,11 +129,14 @@ def _sum(rows: np.ndarray) -> str:
   return hashlib.sha256(np.ascontiguousarray(rows)).hexdigest()
 
 
-def _fingerprint(params, data: batches.Dataset, asks: str, outs) -> str:
+def _fingerprint(net, params, data: batches.Dataset, asks: str) -> str:
   """Hex digest of all that decides the numbers."""
   ids = data.tokens if data.teacher is None else data.teacher
-  said = [_FORMAT, asks, str(outs), evaluate.digest(params)]
+  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+  # Heads, epsilons, activations: the same weights may be of several functions.
+  program = jax.jit(net).lower(shapes, net.dummy()).as_text()
+  said = [_FORMAT, asks, program, evaluate.digest(params)]
   digest = hashlib.sha256(json.dumps(said).encode())
   for array in ids:
-    digest.update(np.ascontiguousarray(array))
+    batches.hashed(digest, array)
   return digest.hexdigest()[:32]

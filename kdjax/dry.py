@@ -54,9 +54,11 @@ def show(plan: env.Plan, rows: int = 3, timed: bool = True) -> None:
   print('\nruns:')
   for name in runs.order(c):
     _line(name, *staging.steps_of(plan, name), plan)
+  checkpoints = {}
   for name in runs.order(c):
-    print(f'\n{name}, {estimate.layout(plan, name)}')
-  print(f'\n{_written(plan)}', flush=True)
+    said, checkpoints[name] = estimate.layout(plan, name)
+    print(f'\n{name}, {said}')
+  print(f'\n{_written(plan, checkpoints)}', flush=True)
   if timed and _pacing(plan):
     _times(plan)
 
@@ -172,14 +174,14 @@ def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
     print(f'    {lengths}{staging.mixed(plan, name)}')
 
 
-def _written(plan: env.Plan) -> str:
-  """What would be where, and about how large."""
+def _written(plan: env.Plan, checkpoints: dict[str, int]) -> str:
+  """What would be where, and about how large; checkpoints: bytes of one, by run."""
   c, lines = plan.c, []
   for name in runs.order(c):
     own = getattr(plan, name if name in ('teacher', 'generator') else 'student')
     size = 4 * own.parameters * len(runs.folders(c, plan.workdir / name))
-    # Parameters and Adam's two moments; the best alone, twice while one is replaced.
-    kept = size * (3 * c.train.keep + 2)
+    # Those that go on, and the best parameters; one more of each while it is replaced.
+    kept = checkpoints[name] * (c.train.keep + 1) + 2 * size
     lines.append(
       f'  {name}/: model ({_bytes(size)}), checkpoints (up to {_bytes(kept)}), log.jsonl, '
       'result.json, run.json' + ', TensorBoard events' * c.train.tensorboard

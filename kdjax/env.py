@@ -122,6 +122,14 @@ def settle(c):
       f'config.train.prng={c.train.prng!r} draws for one of config.seeds={c.seeds} otherwise than '
       "for it alone: set it to 'threefry2x32'"
     )
+  if c.train.attention == 'cudnn':
+    odd = [n for n in (c.data.max_length, *c.data.buckets) if isinstance(n, int) and n % 2]
+    if c.seeds > 1 or odd:
+      raise ValueError(
+        "config.train.attention='cudnn' is of one seed and of even lengths: set it to 'einsum', or "
+        f'config.seeds={c.seeds} to 1, and config.data.max_length={c.data.max_length} and '
+        'config.data.buckets to even numbers'
+      )
   return c, spec
 
 

@@ -88,12 +88,16 @@ def of(plan: env.Plan, name: str) -> Run:
   return Run(paces, programs, total, compiling, scoring, telling, largest)
 
 
-def layout(plan: env.Plan, name: str) -> str:
-  """Where the arrays of a run will lie, and their bytes on a device; nothing is computed."""
+def layout(plan: env.Plan, name: str) -> tuple[str, int]:
+  """(where the arrays of a run will lie, and their bytes on a device; bytes of a checkpoint).
+
+  Nothing is computed.
+  """
   own = _begun(plan, name)
   state, frozen, _ = train.shapes(own.method, own.params, own.data, own.c, own.total, own.mesh)
   fits = feed.fitting(own.data, own.c.resident)
-  return sharding.table(train.groups(state, frozen, fits), own.mesh, name)
+  saved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+  return sharding.table(train.groups(state, frozen, fits), own.mesh, name), saved
 
 
 def _begun(plan: env.Plan, name: str) -> Start:

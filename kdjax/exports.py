@@ -45,7 +45,9 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
       shutil.copytree(where, copy)
       _equal(where, copy, 'mlm' if runs.masked(c) else 'classify')
       if text:
-        _write(copy, wanted, *checked)
+        # In full: by default GPUs and TPUs multiply float32 with fewer bits.
+        with jax.default_matmul_precision('highest'):
+          _write(copy, wanted, *checked)
     if target.exists():
       target.rmdir()
     spare.rename(target)

@@ -1,5 +1,6 @@
 """What a frozen teacher says is computed once, found again, and the same as asked anew."""
 
+import dataclasses
 import json
 import resource
 
@@ -92,11 +93,11 @@ def ask(rng, tmp_path, monkeypatch):
 
   monkeypatch.setattr(evaluate, 'logits', logits)
 
-  def call(asks='first', scale=1.0, data=data):
+  def call(asks='first', scale=1.0, data=data, net=env.teacher):
     computed.clear()
     own = jax.tree.map(lambda x: x * scale, params['teacher'])
     mesh = sharding.make_mesh()
-    return answers.known(env.teacher, own, data, asks, tmp_path, 8, (6, tiny.LENGTH), mesh)
+    return answers.known(net, own, data, asks, tmp_path, 8, (6, tiny.LENGTH), mesh)
 
   call.computed, call.data, call.env, call.params = computed, data, env, params
   return call
@@ -125,6 +126,19 @@ def test_another_teacher_another_pool_or_other_rows_are_asked_anew(ask):
     assert sum(ask.computed) == 50
   ask()
   assert not ask.computed
+
+
+def test_the_same_weights_of_another_function_are_asked_anew(ask):
+  first = ask('logits')['teacher_logits']
+  real = ask.env.teacher.encode
+
+  def encode(*args, **more):
+    out = real(*args, **more)
+    return out._replace(logits=2 * out.logits)
+
+  again = ask('logits', net=dataclasses.replace(ask.env.teacher, encode=encode))
+  assert sum(ask.computed) == len(first)
+  np.testing.assert_allclose(again['teacher_logits'], 2 * np.asarray(first), rtol=1e-6)
 
 
 def test_of_states_that_are_too_large_logits_are_kept(ask, monkeypatch):

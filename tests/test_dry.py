@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-from kdjax import doubts, dry, jobs, tasks
+from kdjax import doubts, dry, estimate, jobs, tasks
 from kdjax.data import sources
 from tests import toy
 
@@ -114,6 +114,14 @@ def test_other_kinds_are_shown(kind, capsys):
   assert dry._balance(label, spec) == want
   shown = [dry._label(value, spec) for value in label]
   assert shown == (['0.500', '2.000', '(none)'] if kind == 'regression' else ['x', 'x|y', '(none)'])
+
+
+def test_a_checkpoint_has_all_that_is_trained(rng, tmp_path):
+  c = toy.config('mate_kd', tmp_path, rng, compare='')
+  plan = jobs.prepare(c, tmp_path / 'work', str(tmp_path / 'cache'))
+  trained = plan.student.parameters + plan.generator.parameters
+  found = estimate.layout(plan, 'mate_kd')[1]
+  assert 3 * 4 * trained <= found < 3 * 4 * trained + 1000  # and Adam's two moments
 
 
 @pytest.mark.slow

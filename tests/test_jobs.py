@@ -384,6 +384,8 @@ def test_bad_input_is_named_before_training(rng, tmp_path):
   bad("config.train.remat='all' is none of none, dots, full", **{'train.remat': 'all'})
   bad("config.train.prng='philox' is none of threefry2x32, rbg", **{'train.prng': 'philox'})
   bad("config.train.dtype='float16' is none of", **{'train.dtype': 'float16'})
+  for changes in (dict(seeds=2), {'data.max_length': 11}, {'data.buckets': (7,)}):
+    bad('cudnn.* is of one seed and of even lengths', **changes, **{'train.attention': 'cudnn'})
   bad('96 training rows do not fill one batch of 128', **{'train.batch_size': 128})
   bad("layers like 0,3,5|pick 'middle'", **{'student.pick': 'middle'})
   bad('cannot pick 9 layers from a teacher of 2', **{'student.layers': 9})

@@ -49,6 +49,7 @@ def part(data: Dataset, rows: slice) -> Dataset:
 Batch = dict[str, np.ndarray]
 ALL = slice(None)
 _DIGEST = 1 << 20
+_PART = 1 << 12  # rows that are hashed together
 # Looked up: XLA divides by a constant by multiplying with what is nearly its inverse.
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 Plan = list[tuple[int, np.ndarray]]  # per batch: its length L, its rows
@@ -312,5 +313,11 @@ def digest(data: Dataset) -> str:
     arrays += [view.length, view.tokens[::step], view.segments[::step]] if view else []
   for array in arrays:
     found.update(f'{array.shape} {array.dtype}'.encode())
-    found.update(np.ascontiguousarray(array))
+    hashed(found, array)
   return found.hexdigest()
+
+
+def hashed(found, array: np.ndarray) -> None:
+  """Adds an array to a hash; a part at a time, as it may be on disk, or one zero for all."""
+  for start in range(0, len(array), _PART):
+    found.update(np.ascontiguousarray(array[start : start + _PART]))

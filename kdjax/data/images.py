@@ -160,6 +160,8 @@ def _column(label: np.ndarray, where: str) -> list:
     label = label[:, 0]
   if label.ndim != 1:
     raise ValueError(f'{where}: {label.shape} are no labels [n]')
+  if label.dtype.kind == 'S':  # names as numpy keeps bytes
+    label = np.char.decode(label, 'utf8')
   return label.tolist()
 
 

@@ -84,7 +84,8 @@ def read(
     module = encoders.abstract(spec)
   except ValueError as error:
     raise ValueError(f'{folder / "config.json"}: {error}') from error
-  params, fresh = weights.read(folder, spec, seed, num_labels=num_labels, fresh_head=fresh_head)
+  asked = dict(num_labels=num_labels, fresh_head=fresh_head, name=str(dir_or_id))
+  params, fresh = weights.read(folder, spec, seed, **asked)
   if fresh:
     names = [families.weight(spec.family, head, path).name for path in fresh]
     logger.warning('%s: not trained, drawn from seed %d: %s', dir_or_id, seed, ', '.join(names))

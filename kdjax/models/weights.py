@@ -24,9 +24,11 @@ from kdjax.models import bert, encoders, families, tables
 FILE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 _BIN = 'pytorch_model*.bin'
-_REMEDY = """convert it once, in an environment with torch:
-  from transformers import AutoModelForSequenceClassification as M
-  M.from_pretrained({0!r}).save_pretrained({0!r})"""
+_REMEDY = """convert it once, in an environment with torch, and name the new folder:
+  from transformers import {kind}, AutoTokenizer
+  for each in ({kind}, AutoTokenizer):
+    each.from_pretrained({name!r}).save_pretrained('converted')"""
+_KINDS = dict(classify='AutoModelForSequenceClassification', mlm='AutoModelForMaskedLM')
 _CLASSIFIERS = ('classifier.', 'pre_classifier.')  # of a head that is to be replaced
 _FLOATS = ('F64', 'F32', 'F16', 'BF16')
 _SHARD = re.compile(r'[\w.-]+\.safetensors')
@@ -81,8 +83,12 @@ def tensor(file: Any, path: Path, name: str) -> np.ndarray:
   return array
 
 
-def stored(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def stored(
+  folder: Path, head: str = 'classify', name: str = ''
+) -> dict[str, tuple[Path, tuple[int, ...]]]:
   """Name of every tensor in a folder -> (the file that holds it, its shape).
+
+  head, name: 'classify' or 'mlm', and the hub id, or folder, for an error to say.
 
   Raises ValueError for a checkpoint without safetensors, and for an index that leaves the folder.
   """
@@ -106,7 +112,8 @@ def stored(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     pickled = sorted(p.name for p in folder.glob(_BIN))
     raise ValueError(
       f'{folder} has no {FILE}' + (f', only {pickled}' if pickled else '') + '. '
-      'If all it has is .bin (pickled) weights, ' + _REMEDY.format(str(folder))
+      'If all it has is .bin (pickled) weights, '
+      + _REMEDY.format(kind=_KINDS[head], name=name or str(folder))
     )
   found = {}
   for shard in shards:
@@ -126,20 +133,22 @@ def read(
   *,
   num_labels: int | None = None,
   fresh_head: bool = False,
+  name: str = '',
 ) -> Weights:
   """The parameters of an Encoder of this spec from a folder, as float32.
 
   A head that the checkpoint lacks is drawn from the seed, as Encoder(spec, key(seed)) draws it;
   fresh_head draws it whatever the checkpoint has. num_labels: what the caller asked for, if
-  anything. Raises one ValueError with all missing, unexpected and misshaped names.
+  anything. name: hub id of the folder, for errors. Raises one ValueError with all missing,
+  unexpected and misshaped names.
   """
   family = families.get(spec.family)
   have = {}
-  for name, place in stored(folder).items():
-    bare_name = _bare(name, family)
+  for own, place in stored(folder, spec.head, name).items():
+    bare_name = _bare(own, family)
     if bare_name in have:
-      raise ValueError(f'{place[0]}: {have[bare_name][0]} and {name} are the same weight')
-    have[bare_name] = name, *place
+      raise ValueError(f'{place[0]}: {have[bare_name][0]} and {own} are the same weight')
+    have[bare_name] = own, *place
   want = flat(encoders.abstract(spec))
   full = {path: families.weight(spec.family, spec.head, path) for path in want}
   bare = {path: _bare(place.name, family) for path, place in full.items()}

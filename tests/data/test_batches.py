@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -269,3 +270,23 @@ def test_all_seeds_have_one_sequence_of_lengths_and_rows_of_their_own(rng, n, gr
   for one, two, three in zip(*epochs, strict=True):  # the rows left out are those of the epoch
     assert set(one) == set(two) == set(three)
   assert len({frozenset(epoch) for epoch in epochs[0]}) > 1
+
+
+def test_a_digest_holds_no_whole_array(rng):
+  data = _data(rng, 10)
+  large = np.broadcast_to(np.int32(0), (60_000, 512))  # of images: 123 MB where it is written out
+  data = data._replace(
+    tokens=tokens.Tokens(large, large, np.zeros(60_000, np.int32)),
+    label=np.zeros(60_000, np.int32),
+    index=np.arange(60_000, dtype=np.int32),
+  )
+  tracemalloc.start()
+  found = batches.digest(data)
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 20e6
+  whole = data._replace(tokens=data.tokens._replace(segments=np.zeros_like(large)))
+  assert batches.digest(whole) == found
+  other = whole.tokens.segments.copy()
+  other[rng.integers(60_000), rng.integers(512)] = 1
+  assert batches.digest(data._replace(tokens=data.tokens._replace(segments=other))) != found

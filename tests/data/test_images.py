@@ -55,9 +55,10 @@ def test_configs_and_tasks_name_the_same_images():
   assert set(common.IMAGES) == set(tasks.IMAGES)
 
 
-def test_own_files_are_npz_of_images_and_labels(rng, tmp_path):
+@pytest.mark.parametrize('kind', ['U', 'S'])
+def test_own_files_are_npz_of_images_and_labels(rng, tmp_path, kind):
   pixels, label = some(rng)
-  names = np.array(['cat', 'dog', 'owl'])[label]
+  names = np.array(['cat', 'dog', 'owl']).astype(kind)[label]
   np.savez(tmp_path / 'a.npz', images=pixels, labels=names)
   np.savez(tmp_path / 'b.npz', images=pixels[:4])
   config = make(train=tmp_path / 'a.npz', test=tmp_path / 'b.npz')

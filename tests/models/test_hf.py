@@ -167,11 +167,17 @@ def test_half_precision_weights_are_upcast(tmp_path, dtype):
     np.testing.assert_array_equal(got[path], np.asarray(leaf).astype(dtype).astype(np.float32))
 
 
-def test_a_pickled_checkpoint_is_refused_with_the_remedy(tmp_path):
+def test_a_pickled_checkpoint_is_refused_with_the_remedy(tmp_path, monkeypatch):
   saved(tmp_path)
   (tmp_path / weights.FILE).rename(tmp_path / 'pytorch_model.bin')
-  with pytest.raises(ValueError, match=r"only \['pytorch_model.bin'\](.|\n)*save_pretrained"):
+  said = r"only \['pytorch_model.bin'\](.|\n)*ForSequenceClassification(.|\n)*save_pretrained"
+  with pytest.raises(ValueError, match=said):
     hf.load(tmp_path)
+  # Of a hub's id, weights of that kind are not downloaded; a generator needs its own head.
+  monkeypatch.setattr(hf, 'locate', lambda _: tmp_path)
+  said = r"ForMaskedLM, AutoTokenizer(.|\n)*from_pretrained\('owner/model'\).save_pretrained\('conv"
+  with pytest.raises(ValueError, match=said):
+    hf.load('owner/model', head='mlm')
 
 
 def test_a_family_that_is_not_here_is_refused_with_those_that_are(tmp_path):
