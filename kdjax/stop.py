@@ -142,4 +142,8 @@ def _watch(reader: int) -> None:
     number = os.read(reader, 1)[0]
     if number in stops and not (number == signal.SIGTERM and time.monotonic() < began + ECHO):
       break
+  else:
+    # Not by the log: whoever is busy may hold its lock.
+    with contextlib.suppress(OSError):
+      os.write(2, f'No safe point within {GRACE:g} s: the last checkpoint stands.\n'.encode())
   os._exit(CODE)

@@ -112,6 +112,7 @@ with stop.hold():
   process.send_signal(signal.SIGTERM)
   assert process.wait(20) == stop.CODE
   assert time.monotonic() - began < 15
+  assert 'No safe point within 0.5 s: the last checkpoint stands.\n' in process.stderr.read()
 
 
 HOSTS = (
