@@ -101,8 +101,8 @@ def test_where_python_hears_nothing_the_program_still_ends(tmp_path):
     + """
 import ctypes
 stop.GRACE = 0.5
-print('ready', flush=True)
 with stop.hold():
+  print('ready', flush=True)
   while True:
     ctypes.CDLL(None).poll(None, 0, 60000)
 """
