@@ -156,7 +156,8 @@ def check_own(c) -> None:
   if c.name not in c.baselines:
     return
   own, method = c.baselines[c.name].to_dict(), c.method.to_dict()
-  known = _defaults(c.task.name)
+  common = _shipped()
+  known = common.config(c.task.name, 'kd').baselines if common else {}
   default = known[c.name].to_dict() if c.name in known else own
   apart = [key for key in own if own[key] not in (method.get(key), default.get(key))]
   if apart:
@@ -166,19 +167,17 @@ def check_own(c) -> None:
     )
 
 
-def _defaults(task: str):
-  """Methods' fields as they ship, by name; none where the config was made elsewhere."""
+def _shipped():
+  """configs.common, which has all fields as they ship; None where the config was made elsewhere."""
   try:
-    return importlib.import_module('configs.common').config(task, 'kd').baselines
+    return importlib.import_module('configs.common')
   except ImportError:
-    return {}
+    return None
 
 
 def changed(c, name: str) -> dict[str, Any]:
   """Of what a run is asked, the fields that its method and task do not have by default."""
-  try:
-    common = importlib.import_module('configs.common')
-  except ImportError:  # the config was made elsewhere
+  if (common := _shipped()) is None:
     return asked(c, name)
   known = common.config(c.task.name, 'kd').baselines
   plain = common.config(c.task.name, c.method.name if c.method.name in known else 'kd')
@@ -220,11 +219,9 @@ def done(c, workdir: pathlib.Path) -> bool:
 
 def differ(workdir: pathlib.Path, asked: dict) -> str:
   """What the run in this folder was asked instead; '' where that is the same, or there is none."""
-  path = workdir / 'run.json'
-  if not path.exists():
+  if (noted := _noted(workdir)) is None:
     return ''
-  there = {k: v for k, v in report.read_json(path).items() if k not in (_LENGTHS, _DATA)}
-  return _apart(there, asked)
+  return _apart({k: v for k, v in noted.items() if k not in (_LENGTHS, _DATA)}, asked)
 
 
 def _apart(there: dict, now: dict) -> str:
@@ -239,18 +236,18 @@ def begin(workdir: pathlib.Path, asked: dict, shapes: tuple[int, ...], data: dic
 
 def began(workdir: pathlib.Path) -> list[int]:
   """The lengths of batches that the run in this folder goes on with; [] where it is to begin."""
-  return _beside(workdir, _LENGTHS) or []
+  return (_noted(workdir) or {}).get(_LENGTHS, [])
 
 
 def moved(workdir: pathlib.Path, now: Callable[[], dict]) -> str:
   """What data the run in this folder found instead; '' where they are these, or it does not say."""
-  there = _beside(workdir, _DATA)
+  there = (_noted(workdir) or {}).get(_DATA)
   return _apart(there, now()) if there else ''
 
 
-def _beside(workdir: pathlib.Path, key: str) -> Any:
+def _noted(workdir: pathlib.Path) -> dict | None:
   path = workdir / 'run.json'
-  return report.read_json(path).get(key) if path.exists() else None
+  return report.read_json(path) if path.exists() else None
 
 
 def same(workdir: pathlib.Path, asked: dict) -> None:
