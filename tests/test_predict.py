@@ -107,6 +107,24 @@ def test_predictions_stand_beside_the_rows_of_any_kind_of_file(tmp_path, folder,
   assert not list(tmp_path.glob('*.parts')) and not list(tmp_path.glob('*.tmp'))
 
 
+def test_a_lone_carriage_return_is_no_end_of_a_row(tmp_path, folder, capsys):
+  data, out = tmp_path / 'a.jsonl', tmp_path / 'b.csv'
+  texts = ['one\rtwo', 'three', 'four\r\nfive']
+  data.write_text(''.join(json.dumps(dict(text=text)) + '\n' for text in texts))
+  _main(capsys, folder, f'--data={data}', f'--out={out}')
+  assert files.read(out)['text'] == texts
+  with out.open(encoding='utf8', newline='') as file:
+    assert [row[0] for row in csv.reader(file)] == ['text', *texts]
+
+
+def test_what_parquet_cannot_hold_is_said_in_a_line(tmp_path, folder, capsys):
+  data, out = tmp_path / 'a.jsonl', tmp_path / 'b.parquet'
+  data.write_text('{"text": "one", "meta": {}}\n')
+  said = _fails(capsys, folder, f'--data={data}', f'--out={out}')
+  assert 'b.parquet: ' in said and 'meta' in said and 'another extension' in said
+  assert not out.exists() and not list(tmp_path.glob('*.parts'))
+
+
 def test_tsv_has_no_quotes_and_says_so_of_what_it_cannot_hold(tmp_path, folder, capsys):
   data = tmp_path / 'a.tsv'
   data.write_text('id\ttext\n1\t"good\n2\tbad, plot\n')

@@ -176,6 +176,12 @@ def test_text_alone_is_a_task_and_holds_documents_out(rng, tmp_path):
   assert scores['validation'] == pytest.approx(rows['mlm_kd']['validation'], rel=1e-5)
 
 
+def test_a_share_of_rows_with_labels_is_refused_where_there_are_none(rng, tmp_path):
+  c = _config(tmp_path, rng, task='text', compare='', **{'data.train_size': 9})
+  with pytest.raises(ValueError, match='train_size=9 are of rows with labels, and there are none'):
+    jobs.prepare(c, tmp_path / 'work')
+
+
 def test_text_may_name_a_validation_file_and_mlm_reads_it_alone(rng, tmp_path):
   path = tmp_path / 'more.jsonl.gz'
   with gzip.open(path, 'wt') as f:

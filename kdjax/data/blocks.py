@@ -109,7 +109,12 @@ class Writer:
         found[name] = pa.array(values, self._types.get(name))
       except (pa.ArrowException, TypeError, OverflowError) as error:
         raise self._mixed(f'column {name!r}: {quote.error(error)}') from error
-    parquet.write_table(pa.table(found), path)
+    try:
+      parquet.write_table(pa.table(found), path)
+    except pa.ArrowException as error:  # an object of no fields, say
+      raise ValueError(
+        f'{self._path}: {quote.error(error)}: give the file another extension'
+      ) from error
 
   def _tables(self, parts: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     import pyarrow as pa
@@ -133,8 +138,9 @@ class Writer:
 def _csv(cells: list[str], number: int) -> str:
   del number
   file = io.StringIO(newline='')
-  csv.writer(file, lineterminator='\n').writerow(cells)
-  return file.getvalue()
+  # With this end of a line a lone \r is quoted too: most readers take it for one.
+  csv.writer(file, lineterminator='\r\n').writerow(cells)
+  return file.getvalue().removesuffix('\r\n') + '\n'
 
 
 def _cell(value: Any) -> str:

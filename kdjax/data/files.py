@@ -50,19 +50,29 @@ def pieces(path: str | pathlib.Path, limit: float = math.inf) -> Iterator[Column
   Raises:
     ValueError: as read, when the reading comes there.
   """
-  path = pathlib.Path(path)
+  path, none = pathlib.Path(path), True
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
-  reader = {'.csv': _csv, '.tsv': _csv, '.jsonl': objects, '.parquet': _parquet}.get(path.suffix)
-  if reader is None:
+  if path.suffix not in READS:
     raise ValueError(f'{path}: unknown extension {path.suffix!r}; it is one of {", ".join(READS)}')
-  rows = 0
-  for piece in reader(path, limit):
-    if piece and (n := len(next(iter(piece.values())))):
-      rows += n
-      yield piece
-  if not rows:
+  for piece in blocks(path, limit):
+    none = False
+    yield piece
+  if none:
     raise ValueError(f'{path}: no rows')
+
+
+def blocks(path: pathlib.Path, limit: float = math.inf) -> Iterator[Columns]:
+  """The same of a file that may have no rows, and, all but parquet, be compressed: a.csv.gz."""
+  for piece in _READERS[kind(path)](path, limit):
+    if piece and len(next(iter(piece.values()))):
+      yield piece
+
+
+def kind(path: pathlib.Path) -> str:
+  """'.txt' of a.txt and of a.txt.gz; '' of parquet in .gz."""
+  found = pathlib.Path(path.stem).suffix if path.suffix == '.gz' else path.suffix
+  return '' if path.suffix == '.gz' and found == '.parquet' else found
 
 
 def extend(columns: Columns, n: int, piece: Columns) -> int:
@@ -80,7 +90,7 @@ def _csv(path: pathlib.Path, limit: float) -> Iterator[Columns]:
   import pyarrow as pa
   from pyarrow import csv as arrow
 
-  tabs = path.suffix == '.tsv'
+  tabs = kind(path) == '.tsv'
   parse = arrow.ParseOptions(
     delimiter='\t' if tabs else ',',
     quote_char=False if tabs else '"',
@@ -122,7 +132,7 @@ def _csv(path: pathlib.Path, limit: float) -> Iterator[Columns]:
 
 
 def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
-  with open(path, encoding='utf-8-sig', errors='replace', newline='') as file:
+  with _open(path, 'rt', encoding='utf-8-sig', errors='replace', newline='') as file:
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     for names in csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True):
       if names:  # Arrow passes over empty lines too
@@ -130,15 +140,14 @@ def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
   raise ValueError(f'{path}: no rows')
 
 
-def objects(path: pathlib.Path, limit: float = math.inf) -> Iterator[Columns]:
-  """Blocks of the rows of a .jsonl file, or of one in .gz; a field that a row lacks is None.
+def _open(path: pathlib.Path, *how, **options):
+  return (gzip.open if path.suffix == '.gz' else open)(path, *how, **options)
 
-  Raises:
-    ValueError: with file and row (from 1).
-  """
+
+def _objects(path: pathlib.Path, limit: float) -> Iterator[Columns]:
   del limit
   rows, names = [], {}
-  with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
+  with _open(path, 'rb') as file:
     for number, line in enumerate(file, 1):
       try:
         text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
@@ -203,3 +212,6 @@ def _distinct(path: pathlib.Path, names: list[str]) -> None:
   twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
   if twice:
     raise ValueError(f'{path}: columns {quote.value(twice)} occur more than once')
+
+
+_READERS = {'.csv': _csv, '.tsv': _csv, '.jsonl': _objects, '.parquet': _parquet}

@@ -32,6 +32,7 @@ def read(c, spec: tasks.Spec) -> Text:
   Raises:
     ValueError: anything wrong with the data; the message names file, row, field and the remedy.
   """
+  _all_read(c)
   if spec.images:
     text = images.read(c, spec)
   elif c.source in _SOURCES:
@@ -124,6 +125,18 @@ def _files(c, spec: tasks.Spec) -> Text:
   }
   origin = f'{text.origin} Validation: {len(held.first)} rows held out of train.'
   return Text(splits, text.labels, origin)
+
+
+def _all_read(c) -> None:
+  """ValueError where a split is named that the source does not read."""
+  read = dict(files=('validation', 'test'), unlabelled=('validation',)).get(c.source, ())
+  for name in ('validation', 'test'):
+    if c[name] and name not in read:
+      raise ValueError(
+        f'config.data.{name}={c[name]!r} is not read: the data are those of '
+        f'config.data.source={c.source!r}. A file of your own goes beside config.data.train; '
+        'python -m kdjax.compare scores another'
+      )
 
 
 def _text_alone(c, spec: tasks.Spec) -> Text:

@@ -7,14 +7,8 @@ from collections.abc import Iterator
 from kdjax import quote
 from kdjax.data import files, own
 
-# Loader of `datasets`, and its options. Everything in csv is text: a text 'null' is not missing.
-_READS = {
-  '.txt': ('text', {}),
-  '.jsonl': None,  # files.objects: that loader takes types of columns from the first rows
-  '.parquet': ('parquet', {}),
-  '.csv': ('csv', dict(keep_default_na=False)),
-  '.tsv': ('csv', dict(keep_default_na=False, sep='\t', quoting=3)),
-}
+# Loaders of `datasets`; None: files.py, as those guess types, and an index, from the first rows.
+_READS = {'.txt': 'text', '.jsonl': None, '.parquet': 'parquet', '.csv': None, '.tsv': None}
 _ROWS = 256  # read at once
 
 
@@ -29,7 +23,7 @@ def find(where: str) -> list[pathlib.Path]:
   """
   path = pathlib.Path(where).expanduser()
   if path.is_dir():
-    found = [f for f in path.rglob('*') if f.is_file() and _kind(f) in _READS]
+    found = [f for f in path.rglob('*') if f.is_file() and files.kind(f) in _READS]
   elif path.exists():
     found = [path]
   else:
@@ -44,7 +38,7 @@ def find(where: str) -> list[pathlib.Path]:
       'finds some, and no owner/name of a hub data set'
     )
   for file in found:
-    if _kind(file) not in _READS:
+    if files.kind(file) not in _READS:
       raise ValueError(f'{file}: unknown extension; config.data.unlabelled reads {known}')
   return sorted(found)
 
@@ -80,12 +74,12 @@ def _columns(
 ) -> Iterator[list[list]]:
   """Blocks of the values of each column."""
   name = str(file or f'{where} (no such file here, so a data set of the hub)')
-  if file and _kind(file) == '.txt' and len(columns) > 1:
+  if file and files.kind(file) == '.txt' and len(columns) > 1:
     raise ValueError(f'{name}: a line is one text, and pairs are wanted: take another kind of file')
-  ours = file and _kind(file) == '.jsonl'
+  ours = file and _READS[files.kind(file)] is None
   try:
     if ours:
-      blocks = (block for block in files.objects(file) if block)
+      blocks = files.blocks(file)
     else:
       blocks = (_file(file, columns) if file else _hub(where)).iter(_ROWS)
   except Exception as error:  # each layer below (http, hub, datasets, arrow) has errors of its own
@@ -100,7 +94,7 @@ def _columns(
     if block is None:
       return
     # The loader of plain lines calls its one column text, whatever the others' is called.
-    keys = ('text',) if file and _kind(file) == '.txt' else columns
+    keys = ('text',) if file and files.kind(file) == '.txt' else columns
     for key, column in zip(('text', 'pair'), keys, strict=False):
       if column not in block:
         raise ValueError(
@@ -112,9 +106,7 @@ def _columns(
 def _file(file: pathlib.Path, columns: tuple[str, ...]):
   import datasets
 
-  kind, options = _READS[_kind(file)]
-  if kind == 'csv':
-    options = options | dict(converters=dict.fromkeys(columns, str))
+  kind, options = _READS[files.kind(file)], {}
   if kind == 'parquet':
     from pyarrow import parquet
 
@@ -130,12 +122,6 @@ def _hub(where: str):
 
   name, configuration = own.HUB.fullmatch(where).groups()
   return datasets.load_dataset(name, configuration, split='train', streaming=True)
-
-
-def _kind(file: pathlib.Path) -> str:
-  """'.txt' of a.txt and of a.txt.gz."""
-  kind = pathlib.Path(file.stem).suffix if file.suffix == '.gz' else file.suffix
-  return '' if file.suffix == '.gz' and kind == '.parquet' else kind
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:

@@ -146,6 +146,15 @@ def test_an_unknown_source_and_empty_fields_name_the_remedy(tmp_path):
     sources.read(make(source='local'), tasks.GLUE['rte'])
 
 
+@pytest.mark.parametrize('source', ['docs', 'digits', 'local', 'hub', 'tfds'])
+def test_a_split_that_the_source_does_not_read_is_refused(tmp_path, source):
+  c = make(source=source, dir=tmp_path, test='mine.csv')
+  spec = tasks.Spec('digits', shape=()) if source == 'digits' else tasks.GLUE['rte']
+  said = f"config.data.test='mine.csv' is not read: .*config.data.source='{source}'"
+  with pytest.raises(ValueError, match=said):
+    sources.read(c, spec)
+
+
 def test_a_folder_gives_the_splits_that_are_there(tmp_path):
   columns = dict(premise=['p'], hypothesis=['h'])
   for name, label in (('train', 2), ('validation_matched', 0), ('test_matched', -1)):

@@ -34,6 +34,7 @@ def _all_kinds(folder):
   data_config.parquet(folder / 'e.parquet', n=list(range(5)), text=_TEXTS)
   _csv(folder / 'f.csv', _TEXTS)
   _csv(folder / 'g.tsv', _TEXTS, '\t')
+  (folder / 'h.csv.gz').write_bytes(gzip.compress((folder / 'f.csv').read_bytes()))
   return sorted(folder.iterdir())
 
 
@@ -89,6 +90,11 @@ def test_what_is_wrong_is_named_with_file_row_and_columns(tmp_path):
   no(r"c.parquet: no column 'review'; it has 'text', 'n': set config.data.text", 'c.parquet',
      lambda p: data_config.parquet(p, text=['a'], n=[1]), 'review')  # fmt: skip
   no(r"d.csv: no column 'review'; it has 'n', 'text'", 'd.csv', lambda p: _csv(p, ['a']), 'review')
+  no(r'd.csv: .*row 1: Expected 2 columns, got 3', 'd.csv',
+     lambda p: p.write_text('text,label\na film,1,\n'))  # fmt: skip
+  no(r'd.tsv.gz: .*row 2: Expected 1 columns, got 2', 'd.tsv.gz',
+     lambda p: p.write_bytes(gzip.compress(b'text\na\nb\tc\n')))  # fmt: skip
+  no(r'd.csv.gz: cannot be read', 'd.csv.gz', lambda p: p.write_bytes(b'no gzip'))
   no(r'e.jsonl: row 2: not JSON', 'e.jsonl', lambda p: p.write_text('{"text": "a"}\n{"text":\n'))
   no(r'f.txt: cannot be read .*utf-8', 'f.txt', lambda p: p.write_bytes(b'a\n\xff\xfe\n'))
   no(r'g.md: unknown extension; .*\.txt, \.jsonl', 'g.md', lambda p: p.write_text('a'))
