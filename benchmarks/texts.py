@@ -72,6 +72,7 @@ def main() -> None:
   add('--dir', default='', help='as config.data.dir; empty: the hub')
   add('--fraction', type=float, default=0.1, help='as config.grid.fractions: learned from')
   add('--words', type=int, default=50, help='longer texts are left out; of a pair, both together')
+  add('--rows', type=int, default=0, help='at most, of all in that order; 0: all')
   add('--out', required=True, help='the file, parquet')
   asked = parser.parse_args()
   try:  # before what takes minutes
@@ -80,7 +81,7 @@ def main() -> None:
     raise SystemExit(f'error: no folder for --out={asked.out}: {error}') from None
   c = grid.get_config('text')
   c.grid.tasks, c.grid.fractions, c.data.dir = asked.task, (asked.fraction,), asked.dir
-  rows = collect(c, asked.of.split(','), asked.words)
+  rows = collect(c, asked.of.split(','), asked.words)[: asked.rows or None]
   columns = dict(zip(('text', 'pair'), map(list, zip(*rows, strict=True)), strict=False))
   parquet.write_table(pa.table(columns), asked.out)
   print(f'{asked.out}: {len(rows):,} rows')

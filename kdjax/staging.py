@@ -90,7 +90,7 @@ def told(plan, name: str, method: base.Method, others: dict[str, roles.Model], s
   data, c = rows_of(plan, name), plan.c
   if 'teacher' not in others or not keeps_answers(plan, name, method):
     return data
-  seen = _played(plan, name)
+  seen = _played(plan, name) * _seeds(plan, name)
   log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
   cut, params = placed(plan, 'teacher', others['teacher'])
   sizes = c.eval.batch_size, shapes, plan.mesh
@@ -103,13 +103,20 @@ def keeps_answers(plan: env.Plan, name: str, method: base.Method) -> bool:
   how = plan.c.teacher.cache
   if not method.asks or how == 'never':
     return False
-  return how == 'always' or _played(plan, name) > len(rows_of(plan, name).index)
+  # Each seed has an order of its own, and asks for itself.
+  asked = _played(plan, name) * _seeds(plan, name)
+  return how == 'always' or asked > len(rows_of(plan, name).index)
+
+
+def _seeds(plan, name: str) -> int:
+  """Models that are trained in one program."""
+  return len(runs.folders(plan.c, plan.workdir / name))
 
 
 def mesh_of(plan, name: str) -> sharding.Mesh:
   """Where a run is trained."""
   mesh = sharding.learner(plan.mesh, name)
-  return sharding.for_seeds(mesh, len(runs.folders(plan.c, plan.workdir / name)))
+  return sharding.for_seeds(mesh, _seeds(plan, name))
 
 
 def staged(plan, name: str, model: roles.Model, others: dict[str, roles.Model]):

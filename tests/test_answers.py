@@ -207,3 +207,12 @@ def test_a_run_that_knows_the_answers_ends_as_one_that_asks(rng, tmp_path):
   assert list((tmp_path / 'auto/cache').glob('teacher-*.npy'))
   assert not list((tmp_path / 'never/cache').glob('teacher-*.npy'))
   assert found['auto'] == pytest.approx(found['never'], abs=1e-5)
+
+
+@pytest.mark.parametrize('seeds', [1, 2])
+def test_seeds_that_share_a_program_share_the_answers(rng, tmp_path, seeds):
+  """Two thirds of an epoch of one seed need no row twice, those of two seeds do."""
+  changes = {'train.steps': 4, 'teacher.finetune': False, 'compare': '', 'seeds': seeds}
+  c = toy.config('kd', tmp_path, rng, **changes)
+  jobs.run(jobs.prepare(c, tmp_path / 'work'))
+  assert len(list((tmp_path / 'work/cache').glob('teacher-*.npy'))) == seeds - 1
