@@ -16,12 +16,6 @@ from sklearn import metrics
 
 SCORES = dict(
   accuracy=metrics.accuracy_score,
-  f1=lambda y, p: metrics.f1_score(
-    y,
-    p,
-    average='binary' if y.ndim == 1 and max(y.max(), p.max()) < 2 else 'macro',
-    zero_division=0,
-  ),
   f1_macro=lambda y, p: metrics.f1_score(y, p, average='macro', zero_division=0),
   f1_micro=lambda y, p: metrics.f1_score(y, p, average='micro', zero_division=0),
   matthews=metrics.matthews_corrcoef,
@@ -36,6 +30,17 @@ def decisions(logits: np.ndarray, kind: str) -> np.ndarray:
   if kind == 'regression':
     return logits[:, 0]
   return (logits > 0).astype(int) if kind == 'multilabel' else logits.argmax(1)
+
+
+def score(metric: str, label: np.ndarray, logits: np.ndarray, kind: str) -> float:
+  """The metric of these rows; f1 is of class 1 where there are two classes, macro otherwise."""
+  decided, classes = decisions(logits, kind), logits.shape[1]
+  if metric.startswith('f1') and kind == 'multilabel' and classes == 1:
+    return metrics.f1_score(label[:, 0], decided[:, 0], zero_division=0)
+  if metric == 'f1':
+    average = 'binary' if kind == 'classes' and classes == 2 else 'macro'
+    return metrics.f1_score(label, decided, average=average, zero_division=0)
+  return SCORES[metric](label, decided)
 
 
 def divergence(student: np.ndarray, teacher: np.ndarray, kind: str) -> float:
@@ -65,7 +70,7 @@ def check(row: dict, folders: list[str]):
   for split, numbers in row['scores'].items():
     for metric, values in numbers.items():
       for value, (logits, found) in zip(values, loaded(folders, name, split), strict=True):
-        yield f'{split} {metric}', value, SCORES[metric](found['label'], decisions(logits, kind))
+        yield f'{split} {metric}', value, score(metric, found['label'], logits, kind)
   for split, numbers in row['ood'].items():
     for group, values in numbers.items():
       for value, (logits, found) in zip(values, loaded(folders, name, f'ood/{split}'), strict=True):

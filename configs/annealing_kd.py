@@ -15,7 +15,7 @@ def methods() -> dict:
     annealing_kd=dict(
       name='annealing_kd',
       phases=(14, 4),  # of the released command; the run is cut in this proportion
-      t_max=7,  # steps in which the teacher's logits grow to full size
+      t_max=7,  # equal stages of phase 1 in which the teacher's logits grow to full size
       clamp=True,  # False, as released: beyond full size where t_max does not divide the epochs
     )
   )

@@ -162,9 +162,13 @@ def _teacher() -> ConfigDict:
 
 def _student() -> ConfigDict:
   c = ConfigDict()
-  c.init = 'teacher'  # 'teacher': cut from its layers; 'random'; or a HuggingFace folder or id
+  # 'teacher': layers, embeddings and head of the teacher as it was fine-tuned; 'random'; or a
+  # HuggingFace folder or id
+  c.init = 'teacher'
   c.layers = 2  # of one that is cut or random; a folder or id is taken whole
-  c.pick = 'skip'  # which of the teacher's: first, last, skip (evenly), every (n-th), or '0,3,5'
+  # Which of the teacher's: first, last, skip (evenly), every (n-th); or '0,3,5', counted from 0,
+  # whatever layers says.
+  c.pick = 'skip'
   c.width = 0  # random: sizes; 0: the teacher's
   c.heads = 0
   c.ffn = 0

@@ -14,7 +14,7 @@ def methods() -> dict:
   return dict(
     continuation_kd=dict(
       name='continuation_kd',
-      t_max=10,  # steps in which the teacher's logits grow to full size
+      t_max=10,  # equal stages of the run in which the teacher's logits grow to full size
       margin=0.1,  # squared error that costs nothing, a mean over classes; ours
     )
   )

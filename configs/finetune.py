@@ -1,4 +1,4 @@
-"""Fine-tune a student on gold labels, no teacher asked.
+"""Fine-tune a student on gold labels: layers of a teacher, which is then not asked.
 
 python -m kdjax.main --config=configs/finetune.py[:task] --workdir=DIR
 

@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
     names = next(iter(models.values())).labels
     where = f'{asked.data}, column {asked.label}'
     label = None if values is None else labels.classes(values, names, where, True)
-    report.writable(asked.out)
+    report.writable(asked.out, '--out')
   except (ValueError, OSError) as error:
     if asked.debug:
       raise

@@ -82,7 +82,7 @@ def scorer(
   decide = jax.jit(task.decide)
 
   def rated(data: batches.Dataset, out_NC: np.ndarray) -> dict[str, float]:
-    return metrics.compute(names, np.asarray(decide(out_NC)), data.label)
+    return metrics.compute(names, np.asarray(decide(out_NC)), data.label, out_NC.shape[1])
 
   return each(run, rated, batch_size, buckets, mesh, many)
 

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -42,7 +43,8 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
   try:
     for seed, where in models.items():
       copy = spare / f'seed{seed}' if len(models) > 1 else spare
-      shutil.copytree(where, copy)
+      # An earlier export has formats beside the model: they are written anew, or left out.
+      shutil.copytree(where, copy, ignore=shutil.ignore_patterns(*formats.ALL, REPORT))
       _equal(where, copy, 'mlm' if runs.masked(c) else 'classify')
       if text:
         # In full: by default GPUs and TPUs multiply float32 with fewer bits.
@@ -95,7 +97,9 @@ def _write(copy: pathlib.Path, wanted: dict[str, formats.Format], c, kind: str, 
   module, _, tokenizer = hf.load(str(copy))
   longest = min(c.data.max_length, module.spec.max_length)
   asked = formats.inputs(module, tokenizer, longest)
-  calls, sizes = {'kdjax': formats.plain(module, asked)}, {}
+  # Of all that training reads: a format that lacks one of these is found out.
+  whole = asked._replace(names=formats.NAMES)
+  own, calls, sizes = formats.plain(module, whole), {}, {}
   if importlib.util.find_spec('torch'):
     calls['transformers'] = formats.read_torch(copy)
   for name, form in wanted.items():
@@ -106,9 +110,12 @@ def _write(copy: pathlib.Path, wanted: dict[str, formats.Format], c, kind: str, 
     sizes[name] = sum(file.stat().st_size for file in folder.iterdir())
   ids = tokens.tokenise(rows, tokenizer, longest)
   data = batches.Dataset(ids, rows.label, rows.index, None)
-  found = _compared(calls, data, asked, kind)
+  calls = {name: lambda batch, f=call: f(asked.of(batch)) for name, call in calls.items()}
+  calls = {'kdjax': lambda batch: own(whole.of(batch))} | calls
+  found = _compared(calls, data, asked.lengths, kind)
+  whole_size = sum(file.stat().st_size for file in copy.glob('*.safetensors'))
   for name, row in found.items():
-    row['bytes'] = sizes.get(name, (copy / 'model.safetensors').stat().st_size)
+    row['bytes'] = sizes.get(name, whole_size)
   said = dict(rows=len(rows.index), tolerance=c.export.tolerance, **asked._asdict())
   report.write_json(copy / REPORT, said | dict(formats=found, versions=report.versions()))
   print(_table(found))
@@ -129,15 +136,15 @@ def _write(copy: pathlib.Path, wanted: dict[str, formats.Format], c, kind: str, 
     )
 
 
-def _compared(calls: dict[str, formats.Call], data, asked: formats.Inputs, kind: str) -> dict:
+def _compared(calls: dict[str, Callable], data, lengths: tuple[int, ...], kind: str) -> dict:
   """By format: largest difference of a logit, share of rows decided alike, ms of a row alone.
 
   Of scores, their correlation in the place of that share.
   """
   found = {name: [] for name in calls}
-  for batch, real in batches.eval_batches(data, _BATCH, asked.lengths):
+  for batch, real in batches.eval_batches(data, _BATCH, lengths):
     for name, call in calls.items():
-      found[name].append(call(asked.of(batch))[:real])
+      found[name].append(call(batch)[:real])
   logits = {name: np.concatenate(pieces) for name, pieces in found.items()}
   own, decide = logits['kdjax'], tasks.KINDS[kind].decide
 
@@ -148,8 +155,7 @@ def _compared(calls: dict[str, formats.Call], data, asked: formats.Inputs, kind:
     return float(same.reshape(len(own), -1).all(1).mean())
 
   few = batches.part(data, slice(_TIMED))
-  each = [asked.of(batch) for batch, _ in batches.eval_batches(few, 1, asked.lengths)]
-  ms = evaluate.latency(calls, each)
+  ms = evaluate.latency(calls, [batch for batch, _ in batches.eval_batches(few, 1, lengths)])
   return {
     name: dict(difference=float(np.abs(x - own).max()), agreement=alike(x), latency_ms=ms[name])
     for name, x in logits.items()

@@ -26,6 +26,7 @@ _PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 _LENGTHS = (16, 32, 64, 128, 256, 512)
 _SMALL = 1024  # bytes; smaller constants stay in the graph
 _NAMES = dict(input_ids='tokens', token_type_ids='segments', attention_mask='mask')
+NAMES = tuple(_NAMES)
 
 Call = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs by name -> logits f32[B, C]
 

@@ -71,10 +71,15 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
     )
   where = chosen(c, workdir)[c.seed]
   if c.eval.data:
-    c, _ = env.settle(c)
+    c, spec = env.settle(c)
+    if spec.images:
+      raise ValueError(f'config.eval.data={c.eval.data} is a file of texts, {where} reads images')
     data = pathlib.Path(c.eval.data)
     path, clf = workdir / f'predictions.{data.name}', _classifier(c, where)
-    n = predict.file(clf, str(where), data, c.data.text, c.data.pair, path)
+    known = spec.name not in ('own', 'docs')  # then its columns are what they are
+    text, pair = (*spec.columns, '')[:2] if known else (c.data.text, c.data.pair)
+    flags = ('', '') if known else ('config.data.text', 'config.data.pair')
+    n = predict.file(clf, str(where), data, text, pair, path, flags=flags)
   else:
     c, spec, text = env.read(c)
     split = c.eval.split or next(

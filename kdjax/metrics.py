@@ -25,12 +25,15 @@ def _accuracy(decision: np.ndarray, label: np.ndarray) -> float:
 
 
 def _f1(average=None):
-  def metric(decision: np.ndarray, label: np.ndarray) -> float:
+  def metric(decision: np.ndarray, label: np.ndarray, classes: int = 0) -> float:
     from sklearn import metrics
 
-    how = average or (
-      'binary' if label.ndim == 1 and max(label.max(), decision.max()) < 2 else 'macro'
-    )
+    how = average
+    if label.ndim == 2 and label.shape[1] == 1:  # scikit-learn would take its absence for a class
+      decision, label, how = decision[:, 0], label[:, 0], 'binary'
+    elif not how:
+      classes = classes or 1 + int(max(label.max(), decision.max()))
+      how = 'binary' if label.ndim == 1 and classes <= 2 else 'macro'
     return float(metrics.f1_score(label, decision, average=how, zero_division=0))
 
   return metric
@@ -71,8 +74,12 @@ OF = dict(  # which of them a kind of task has
 LOWER = ('mse',)  # is better: never first, as the checkpoint with the highest value is kept
 
 
-def compute(names: tuple[str, ...], decision: np.ndarray, label: np.ndarray) -> dict[str, float]:
+def compute(
+  names: tuple[str, ...], decision: np.ndarray, label: np.ndarray, classes: int = 0
+) -> dict[str, float]:
   """Values of the named metrics; decision and label: [n], or [n, C] for multi-label.
+
+  classes: how many a task of classes has, which of its rows may lack some; 0: those that occur.
 
   Rows without a public label (-1, or NaN) must not come here: GLUE's test labels are -1.
   """
@@ -80,4 +87,5 @@ def compute(names: tuple[str, ...], decision: np.ndarray, label: np.ndarray) -> 
     raise ValueError(f'cannot score predictions {decision.shape} against labels {label.shape}')
   if (label < 0).any() if label.dtype.kind == 'i' else np.isnan(label).any():
     raise ValueError('rows without a label (-1) cannot be scored')
-  return {name: METRICS[name](decision, label) for name in names}
+  more = dict(f1=dict(classes=classes))
+  return {name: METRICS[name](decision, label, **more.get(name, {})) for name in names}

@@ -114,6 +114,10 @@ class Classifier:
     self.kind = kinds.get(config.problem_type, fallback)
     names = (config.id2label[i] for i in range(config.num_labels))
     self.labels = () if self.kind == 'regression' else tuple(names)
+    if self.kind == 'regression' and config.num_labels != 1:
+      raise ValueError(f'the model has {config.num_labels} scores a text: one is read here')
+    if len(set(self.labels)) < len(self.labels):
+      raise ValueError(f'two classes of the model have one name: {quote.names(self.labels)}')
     self._mesh = mesh or sharding.make_mesh()
     cut, params = net.split(module)
     self._params = sharding.place(params, self._mesh)
@@ -186,8 +190,9 @@ class Classifier:
 
   def score(self, table: sources.Table, spec: tasks.Spec) -> dict[str, float]:
     """Metrics of the task on rows that all have a label."""
-    decision = np.asarray(tasks.KINDS[self.kind].decide(self.logits(table.first, table.second)))
-    return metrics.compute(spec.metrics, decision, table.label)
+    logits_NC = self.logits(table.first, table.second)
+    decision = np.asarray(tasks.KINDS[self.kind].decide(logits_NC))
+    return metrics.compute(spec.metrics, decision, table.label, logits_NC.shape[1])
 
 
 def load(
@@ -211,13 +216,20 @@ def of_text(dir_or_id: str, batch_size: int, max_length: int | None) -> Classifi
 
 
 def file(
-  clf: Classifier, model: str, data: pathlib.Path, text: str, pair: str, out, prefix: str = ''
+  clf: Classifier,
+  model: str,
+  data: pathlib.Path,
+  text: str,
+  pair: str,
+  out: pathlib.Path,
+  prefix: str = '',
+  flags: tuple[str, str] = ('--text', '--pair'),
 ) -> int:
   """Predictions beside the rows of a file, in another one (rowwise.predict): how many.
 
-  model: the folder or id that the classifier is of.
+  model: the folder or id that the classifier is of. flags: as of rowwise.of_file.
   """
-  found = rowwise.of_file(data, text, pair)
+  found = rowwise.of_file(data, text, pair, flags)
   rowwise.predict(clf, found, out, prefix, _decides(clf, model))
   return found.n
 

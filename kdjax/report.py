@@ -17,14 +17,14 @@ import numpy as np
 _PACKAGES = ('kdjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'numpy')
 
 
-def writable(workdir: pathlib.Path) -> None:
+def writable(workdir: pathlib.Path, flag: str = '--workdir') -> None:
   """ValueError, naming the folder, where nothing can be written."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass
   except OSError as e:
-    raise ValueError(f'cannot write to --workdir={workdir}: {e.strerror or e}') from None
+    raise ValueError(f'cannot write to {flag}={workdir}: {e.strerror or e}') from None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -7,6 +7,7 @@ the finished file, into which the parts go one after another.
 
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +36,12 @@ class Rows(NamedTuple):
   like: pathlib.Path | None = None
 
 
-def of_file(path: pathlib.Path, text: str, pair: str) -> Rows:
+def of_file(
+  path: pathlib.Path, text: str, pair: str, flags: tuple[str, str] = ('--text', '--pair')
+) -> Rows:
   """The rows of a csv, tsv, jsonl or parquet file, all of which are read once, and checked.
+
+  flags: what names the columns of text and pair, for errors; '': nothing does.
 
   Raises:
     ValueError: naming the file, and row and column: what cannot be read, is no text, or missing.
@@ -46,11 +51,10 @@ def of_file(path: pathlib.Path, text: str, pair: str) -> Rows:
   def read():
     done = 0
     for block in blocks.read(path, PART):
-      for flag, name in zip(('text', 'pair'), wanted, strict=False):
+      for flag, name in zip(flags, wanted, strict=False):
         if name not in block:
-          raise ValueError(
-            f'{path}: no column {quote.value(name)}: --{flag} is one of {quote.names(block)}'
-          )
+          said = f'{flag} is one of' if flag else 'it has'
+          raise ValueError(f'{path}: no column {quote.value(name)}: {said} {quote.names(block)}')
       each = [sources.strings(block[c], f'{path}: column {c!r}', done + 1) for c in wanted]
       done += len(each[0])
       yield block, each[0], each[1] if pair else None
@@ -93,13 +97,14 @@ def predict(clf, rows: Rows, out: pathlib.Path, prefix: str = '', said: Any = No
       an attempt that was asked something else are thrown away.
 
   Raises:
-    ValueError: a column of the file has the name of a new one, or another extension.
+    ValueError: a column of the file has the name of a new one, another extension, or what the
+      format cannot hold, before anything is computed where that can be seen.
   """
   added = new_columns(clf, prefix)
   if twice := [name for name in added if name in rows.columns]:
     raise ValueError(
       f'{out}: {quote.names(twice)} are columns of the data already: give the new ones other names '
-      'by --prefix'
+      'by --prefix of python -m kdjax.predict'
     )
   if rows.like and out.resolve() == rows.like.resolve():
     raise ValueError(f'--out={out} is the data itself: name another file')
@@ -110,8 +115,10 @@ def predict(clf, rows: Rows, out: pathlib.Path, prefix: str = '', said: Any = No
   if done:
     log.logger.info(f'{out}: going on from row {done * PART + 1:,}')
   try:
+    if not done:
+      form.check((block for block, *_ in rows.read()), PART)
     _fill(clf, rows, form, parts, done, added, out)
-  except ValueError:
+  except blocks.Unfit:
     if hosts.first():
       shutil.rmtree(parts)  # the same command would come to the same end
     raise
@@ -176,10 +183,7 @@ def _begun(parts: pathlib.Path, asked: Any, most: int) -> int:
       return next((k for k in range(most) if not (parts / f'{k:06}').exists()), most)
     log.logger.info(f'{parts} is of another command: it begins anew')
     shutil.rmtree(parts)
-  try:
-    report.writable(parts)
-  except ValueError as error:
-    raise ValueError(str(error).replace('--workdir', '--out')) from None
+  report.writable(parts, '--out')
   report.write_json(path, asked)
   return 0
 
@@ -188,6 +192,8 @@ def _aside(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
   spare = path.with_name(path.name + '.tmp')
   try:
     write(spare)
+    with spare.open('rb') as file:
+      os.fsync(file.fileno())  # else a machine that fails may leave the name, and not the rows
     spare.replace(path)
   finally:
     spare.unlink(missing_ok=True)

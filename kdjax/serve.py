@@ -17,13 +17,11 @@ def classifier(folder: str, batch_size: int, max_length: int | None):
   """A predict.Classifier of text with its programs compiled.
 
   Raises:
-    ValueError: no model, one of images, or labels that are not distinct.
+    ValueError: no model, one of images, or classes of one name.
   """
   from kdjax import log, predict
 
   found = predict.of_text(folder, batch_size, max_length)
-  if len(set(found.labels)) < len(found.labels):
-    raise ValueError(f'{folder}: two labels have one name: {found.labels}')
   shapes = found.warm()
   log.logger.info('Compiled %d programs, of %d x %d to %d x %d texts x tokens.', len(shapes),
                   *shapes[0], *shapes[-1])  # fmt: skip

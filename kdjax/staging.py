@@ -161,7 +161,7 @@ def judged(
 def scores(plan: env.Plan, logits_NC: np.ndarray, data: batches.Dataset) -> dict[str, float]:
   """Metrics of the classes, scores or label sets that logits say."""
   decision = np.asarray(plan.env.task.decide(logits_NC))
-  return metrics.compute(plan.spec.metrics, decision, data.label)
+  return metrics.compute(plan.spec.metrics, decision, data.label, logits_NC.shape[1])
 
 
 def guesses(plan, name: str) -> bool:

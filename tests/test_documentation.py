@@ -264,7 +264,7 @@ def test_fields_and_files_that_are_named_in_passing_are_there():
   known['method'] = {field: value for fields in own for field, value in fields.items()}
   for page in docs.PAGES:
     for code in _inline(page):
-      for name in re.findall(r'(?<![\w/])config(?!\.json)((?:\.[a-z_]+)+)', code):
+      for name in re.findall(r'(?<![\w/])config(?!\.json)((?:\.[a-z_][a-z_0-9]*)+)', code):
         assert _holds(known, name.split('.')[1:]), (page, code)
       for name in re.findall(r'(?:configs|kdjax|tests|benchmarks|launch)/[\w/]+\.\w+', code):
         made_up = re.search(r'/(mine|x)\.py$|js_kd', name)

@@ -102,7 +102,7 @@ def test_an_export_says_how_near_each_format_is(c, tmp_path, capsys):
   target = exports.export(c, tmp_path)
   said = json.loads((target / exports.REPORT).read_text())
   assert (said['rows'], said['lengths']) == (30, [12])
-  assert said['names'] == ['input_ids', 'attention_mask']  # all that the tokenizer gives
+  assert said['names'] == list(NAMES)
   own = said['formats']
   assert {'kdjax', 'stablehlo', 'onnx'} <= set(own) <= {'kdjax', 'transformers', *formats.ALL}
   for name, row in own.items():
@@ -111,6 +111,37 @@ def test_an_export_says_how_near_each_format_is(c, tmp_path, capsys):
   assert 'largest difference' in capsys.readouterr().out
   files = {str(p.relative_to(target)) for p in target.rglob('*') if p.is_file()}
   assert {'stablehlo/model.stablehlo', 'onnx/model_12.onnx', 'model.safetensors'} <= files
+
+
+def test_segments_of_a_second_text_reach_a_format_and_transformers(tmp_path):
+  """The tokenizer, of its file alone, gives them when it is asked and not otherwise."""
+  folder = toy.model(tmp_path / 'model')
+  module, _, tokenizer = hf.load(str(folder))
+  assert formats.inputs(module, tokenizer, 12).names == NAMES
+  pair = transformers.AutoTokenizer.from_pretrained(folder)('good', 'dull')
+  assert pair['token_type_ids'] == [0, 0, 0, 1, 1]
+
+
+def test_what_a_format_does_not_read_is_found_out(c, tmp_path, monkeypatch):
+  c.export.formats = 'stablehlo'
+  inputs, tokenise = formats.inputs, exports.tokens.tokenise
+  fewer = lambda *args: inputs(*args)._replace(names=(NAMES[0], NAMES[2]))  # noqa: E731
+  second = lambda x: x._replace(segments=np.ones_like(x.segments))  # noqa: E731
+  monkeypatch.setattr(formats, 'inputs', fewer)
+  monkeypatch.setattr(exports.tokens, 'tokenise', lambda *args: second(tokenise(*args)))
+  with pytest.raises(ValueError, match=r'logits of stablehlo.* differ'):
+    exports.export(c, tmp_path)
+
+
+def test_an_export_of_an_export_has_its_own_formats_alone(c, tmp_path):
+  c.export.formats = 'stablehlo'
+  first = exports.export(c, tmp_path)
+  c.eval.model, c.export.dir = str(first), str(tmp_path / 'made' / 'again')
+  c.export.formats = ''
+  again = exports.export(c, tmp_path)
+  assert (first / 'stablehlo').is_dir() and not (again / 'stablehlo').exists()
+  said = json.loads((again / exports.REPORT).read_text())
+  assert set(said['formats']) <= {'kdjax', 'transformers'}
 
 
 def test_what_is_too_far_off_is_not_left(c, tmp_path, monkeypatch):

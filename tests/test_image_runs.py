@@ -104,6 +104,10 @@ def test_eval_predict_and_export_agree_with_the_run(run, tmp_path):
   found = inference.evaluation(c, workdir)
   want = {split: rows['backward_kd'][split] for split in ('validation', 'test')}
   assert found == {k: pytest.approx(v) for k, v in want.items()}
+  own = c.copy_and_resolve_references()
+  own.eval.data = 'rows.csv'
+  with pytest.raises(ValueError, match=r'eval.data=rows.csv is a file of texts, .* reads images'):
+    inference.prediction(own, workdir)
   with inference.prediction(c, workdir).open() as file:
     lines = list(csv.DictReader(file))
   assert len(lines) == 359

@@ -43,6 +43,34 @@ def test_f1_of_three_classes_is_the_macro_mean():
   assert _one('f1', decision, label) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
 
 
+def test_f1_is_macro_where_no_row_has_the_third_class():
+  decision, label = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
+  found = {C: metrics.compute(('f1',), decision, label, C)['f1'] for C in (0, 2, 3)}
+  assert found == pytest.approx({0: 2 / 3, 2: 2 / 3, 3: (2 / 3 + 4 / 5) / 2})
+
+
+@pytest.mark.parametrize('name', ['f1', 'f1_macro', 'f1_micro'])
+def test_f1_of_one_label_is_that_labels_f1(name):
+  label = np.array([[1], [0], [0], [1], [0]])
+  assert _one(name, np.zeros_like(label), label) == 0
+  assert _one(name, [[1], [1], [0], [0], [0]], label) == pytest.approx(1 / 2)
+
+
+DIFFERS = dict(
+  classes=([[2, 1, 0], [2, 1, 0]], [[9, 8, 7], [1, 2, 0]], [False, True]),
+  # The deviation is 1: what is more than 0.5 away is another score.
+  regression=([[0], [2], [0], [2]], [[0.49], [1.51], [-0.51], [9]], [False, False, True, True]),
+  # One label of another sign is another set.
+  multilabel=([[1, -1], [1, -1], [1, -1]], [[9, -9], [1, 1], [-1, 1]], [False, True, True]),
+)
+
+
+@pytest.mark.parametrize('kind', tasks.KINDS)
+def test_two_texts_differ_by_their_class_label_set_or_half_a_deviation(kind):
+  a, b, want = (np.array(x) for x in DIFFERS[kind])
+  np.testing.assert_array_equal(tasks.KINDS[kind].differs(a, b), want)
+
+
 def test_unlabelled_or_misshaped_rows_are_refused():
   with pytest.raises(ValueError, match='without a label'):
     _one('accuracy', [0, 1], [0, -1])

@@ -125,6 +125,59 @@ def test_what_parquet_cannot_hold_is_said_in_a_line(tmp_path, folder, capsys):
   assert not out.exists() and not list(tmp_path.glob('*.parts'))
 
 
+LATE = dict(
+  parquet=([dict(text='a', id=1), dict(text='b', id='x')], 'another extension'),
+  tsv=([dict(text='a'), dict(text='b'), dict(text='c\td')], "row 3, column 'text'"),
+)
+
+
+@pytest.mark.parametrize('kind', LATE)
+def test_what_a_format_cannot_hold_is_known_before_anything_is_computed(
+  tmp_path, folder, monkeypatch, kind
+):
+  rows, said = LATE[kind]
+  data, out = data_config.jsonl(tmp_path / 'a.jsonl', rows), tmp_path / f'b.{kind}'
+  monkeypatch.setattr(rowwise, 'PART', 1)
+  monkeypatch.setattr(predict.Classifier, 'rows', lambda *args: pytest.fail('computed'))
+  with pytest.raises(blocks.Unfit, match=said):
+    predict.file(kdjax.load(folder), str(folder), data, 'text', '', out)
+  assert not out.exists() and not list(tmp_path.glob('*.parts'))
+
+
+def test_parts_outlive_a_file_that_cannot_be_read_for_a_while(tmp_path, folder, monkeypatch):
+  rows = [dict(text=f'film {n}') for n in range(6)]
+  data, out = data_config.jsonl(tmp_path / 'a.jsonl', rows), tmp_path / 'b.csv'
+  clf, read, computed = kdjax.load(folder), blocks.read, []
+  monkeypatch.setattr(rowwise, 'PART', 2)
+  monkeypatch.setattr(clf, 'rows', lambda *args, f=clf.rows: (computed.append(1), f(*args))[1])
+
+  def fails(path, size):
+    for n, block in enumerate(read(path, size)):
+      if n == 2 and computed:
+        raise ValueError(f'{path}: Input/output error')
+      yield block
+
+  monkeypatch.setattr(blocks, 'read', fails)
+  with pytest.raises(ValueError, match='Input/output'):
+    predict.file(clf, str(folder), data, 'text', '', out)
+  monkeypatch.setattr(blocks, 'read', read)
+  computed.clear()
+  assert predict.file(clf, str(folder), data, 'text', '', out) == 6
+  assert len(computed) == 1 and len(files.read(out)['text']) == 6
+
+
+@pytest.mark.parametrize('change, said', [
+  (dict(problem_type='regression'), '3 scores a text'),
+  (dict(id2label={0: 'a', 1: 'b', 2: 'a'}), "one name: 'a', 'b', 'a'"),
+])  # fmt: skip
+def test_several_scores_and_classes_of_one_name_are_refused(tmp_path, change, said):
+  where = toy.model(tmp_path / 'model', labels=3)
+  config = json.loads((where / 'config.json').read_text())
+  (where / 'config.json').write_text(json.dumps(config | change))
+  with pytest.raises(ValueError, match=said):
+    kdjax.load(where)
+
+
 def test_tsv_has_no_quotes_and_says_so_of_what_it_cannot_hold(tmp_path, folder, capsys):
   data = tmp_path / 'a.tsv'
   data.write_text('id\ttext\n1\t"good\n2\tbad, plot\n')

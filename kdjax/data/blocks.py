@@ -32,6 +32,10 @@ def read(path: pathlib.Path, size: int) -> Iterator[files.Columns]:
     yield held
 
 
+class Unfit(ValueError):
+  """What a format cannot hold."""
+
+
 class Writer:
   """Parts of a file of one format, and the file that they make, one after another.
 
@@ -61,18 +65,29 @@ class Writer:
     Columns that the block lacks are empty in it.
 
     Raises:
-      ValueError: what the format cannot hold.
+      Unfit: what the format cannot hold.
     """
     n = len(next(iter(block.values())))
     whole = {name: block.get(name, [None] * n) for name in self._columns}
     if self._path.suffix == '.parquet':
-      self._table(whole, path)
+      self._write(self._arrow(whole), path)
       return
     with path.open('w', encoding='utf8', newline='') as file:
       file.writelines(self._lines(zip(*whole.values(), strict=True), first))
 
+  def check(self, pieces: Iterable[files.Columns], size: int) -> None:
+    """Unfit where these columns, `size` rows at a time, do not go into a file of the format."""
+    if self._path.suffix == '.tsv':
+      self._plain(self._columns, list(self._columns), 0)
+      for number, block in enumerate(pieces):
+        own = [name for name in self._columns if name in block]
+        for row, cells in enumerate(zip(*(block[c] for c in own), strict=True), 1):
+          self._plain(own, [_cell(value) for value in cells], number * size + row)
+    elif self._path.suffix == '.parquet':
+      self._schema(self._arrow(block).schema for block in pieces)
+
   def join(self, parts: Sequence[pathlib.Path], path: pathlib.Path) -> None:
-    """Write the file, of parts; ValueError where their types do not go together."""
+    """Write the file, of parts; Unfit where their types do not go together."""
     if self._path.suffix == '.parquet':
       self._tables(parts, path)
       return
@@ -91,17 +106,20 @@ class Writer:
 
   def _tsv(self, cells: list[str], number: int) -> str:
     """Without quotes, as GLUE's own files are, and as kdjax reads them."""
-    for name, cell in zip(self._columns, cells, strict=True):
+    self._plain(self._columns, cells, number)
+    return '\t'.join(cells) + '\n'
+
+  def _plain(self, names: Sequence[str], cells: list[str], number: int) -> None:
+    for name, cell in zip(names, cells, strict=True):
       if set('\t\r\n') & set(cell):
-        raise ValueError(
+        raise Unfit(
           f'{self._path}: row {number}, column {name!r}: {quote.value(cell)} has a tab or a line '
           'break, and a cell of tsv has neither: give the file another extension'
         )
-    return '\t'.join(cells) + '\n'
 
-  def _table(self, block: files.Columns, path: pathlib.Path) -> None:
+  def _arrow(self, block: files.Columns):
+    """A table of pyarrow."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     found = {}
     for name, values in block.items():
@@ -109,28 +127,43 @@ class Writer:
         found[name] = pa.array(values, self._types.get(name))
       except (pa.ArrowException, TypeError, OverflowError) as error:
         raise self._mixed(f'column {name!r}: {quote.error(error)}') from error
+      if found[name].type == pa.struct([]):
+        raise self._mixed(f'column {name!r}: an object without a field')
+    return pa.table(found)
+
+  def _write(self, table, path: pathlib.Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
     try:
-      parquet.write_table(pa.table(found), path)
-    except pa.ArrowException as error:  # an object of no fields, say
-      raise ValueError(
-        f'{self._path}: {quote.error(error)}: give the file another extension'
-      ) from error
+      parquet.write_table(table, path)
+    except pa.ArrowException as error:
+      raise self._mixed(quote.error(error)) from error
 
   def _tables(self, parts: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
-      # Numbers and no numbers, or integers and fractions, in different parts.
-      schema = pa.unify_schemas(map(parquet.read_schema, parts), promote_options='permissive')
-    except pa.ArrowException as error:
-      raise self._mixed(quote.error(error)) from error
+    schema = self._schema(map(parquet.read_schema, parts))
     with parquet.ParquetWriter(path, schema) as file:
       for part in parts:
-        file.write_table(parquet.read_table(part).cast(schema))
+        try:
+          table = parquet.read_table(part).cast(schema)
+        except pa.ArrowException as error:  # integers that a fraction cannot say, say
+          raise self._mixed(quote.error(error)) from error
+        file.write_table(table)
 
-  def _mixed(self, said: str) -> ValueError:
-    return ValueError(
+  def _schema(self, schemas: Iterable):
+    """Of all: numbers and no numbers, or integers and fractions, may be in different parts."""
+    import pyarrow as pa
+
+    try:
+      return pa.unify_schemas(list(schemas), promote_options='permissive')
+    except pa.ArrowException as error:
+      raise self._mixed(quote.error(error)) from error
+
+  def _mixed(self, said: str) -> Unfit:
+    return Unfit(
       f'{self._path}: a column of parquet has one type ({said}): give the file another extension'
     )
 

@@ -98,7 +98,8 @@ def _relate(rows: dict[str, dict], found: dict, column: tuple, workdir, resample
         row['share'][at] = stats.share(*three)
       if base and name not in ('teacher', _BASE):
         (ours, label), (theirs, _) = said(name, where), said(_BASE, where)
-        got = stats.paired(key, ours, theirs, label, resamples)
+        classes = len(row['labels']) if part == 'scores' else 0  # a set from elsewhere has its own
+        got = stats.paired(key, ours, theirs, label, resamples, classes=classes)
         row['difference'][at] = got._asdict() | dict(decided=got.decided)
 
 

@@ -270,7 +270,8 @@ def _numbers(plan: env.Plan, name: str, logits, teacher, data, tests) -> dict:
 
 def _scores(spec: tasks.Spec, logits_SNC: np.ndarray, label: np.ndarray) -> dict[str, list[float]]:
   decide = tasks.KINDS[spec.kind].decide
-  each = [metrics.compute(spec.metrics, np.asarray(decide(x)), label) for x in logits_SNC]
+  C = logits_SNC.shape[2]
+  each = [metrics.compute(spec.metrics, np.asarray(decide(x)), label, C) for x in logits_SNC]
   return {metric: [own[metric] for own in each] for metric in spec.metrics}
 
 

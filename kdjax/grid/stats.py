@@ -40,6 +40,7 @@ def paired(
   resamples: int,
   seed: int = 0,
   level: float = 0.95,
+  classes: int = 0,
 ) -> Interval:
   """metric(ours) - metric(theirs), mean over seeds, with a percentile bootstrap interval.
 
@@ -50,7 +51,7 @@ def paired(
   Args:
     ours_Sn, theirs_Sn: decisions of each seed, [n] or [n, C] for several labels.
     label_n: [n] or [n, C].
-    resamples: how many; 0: ends are NaN.
+    resamples: how many; 0: ends are NaN. classes: as of metrics.compute.
 
   Raises:
     ValueError: other numbers of seeds or rows.
@@ -59,7 +60,7 @@ def paired(
   if len(ours_Sn) != len(theirs_Sn) or len(shapes) > 1:
     raise ValueError(f'pairs of {len(ours_Sn)} and {len(theirs_Sn)} seeds, rows {shapes}')
   rng, n, seeds = np.random.default_rng(seed), len(label_n), len(ours_Sn)
-  classes = _classes(metric, [*ours_Sn, *theirs_Sn], label_n)
+  classes = _classes(metric, [*ours_Sn, *theirs_Sn], label_n, classes)
   sides = [[features(metric, d, label_n, classes) for d in side] for side in (ours_Sn, theirs_Sn)]
 
   def differences(weights_Rn: np.ndarray) -> np.ndarray:
@@ -108,10 +109,10 @@ def value(metric: str, sums: np.ndarray, classes: int) -> np.ndarray:
   return _VALUES[metric](sums, classes)
 
 
-def _classes(metric: str, decisions: list, label: np.ndarray) -> int:
+def _classes(metric: str, decisions: list, label: np.ndarray, least: int) -> int:
   if label.ndim == 2 or metric in _OF_SCORES:
     return 0
-  return int(max(label.max(), *(d.max() for d in decisions))) + 1
+  return max(least, int(max(label.max(), *(d.max() for d in decisions))) + 1)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

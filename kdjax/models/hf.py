@@ -136,6 +136,7 @@ def save(
     config.save_pretrained(str(new))
     weights.write(new / weights.FILE, module)
     if tokenizer is not None:
+      _name_segments(tokenizer, config)
       tokenizer.save_pretrained(str(new))
     if card is not None:
       (new / 'README.md').write_text(card, encoding='utf-8')
@@ -219,6 +220,7 @@ def _tokenizer(folder: Path, config: Any) -> Any | None:
   except Exception as error:  # each kind of vocabulary fails in ways of its own
     raise ValueError(f'{folder}: its tokenizer cannot be used: {quote.error(error)}') from error
   tokenizer.init_kwargs.pop('auto_map', None)  # as of the config
+  _name_segments(tokenizer, config)
   backend = getattr(tokenizer, 'backend_tokenizer', None)
   if backend is not None:
     # Some tokenizer.json have a length baked in: the data pipeline decides, not the file.
@@ -243,6 +245,19 @@ def _fits(tokenizer: Any, config: Any) -> None:
     raise ValueError(
       f'it numbers segments up to {max(out["token_type_ids"])}, the model has {types}'
     )
+
+
+def _name_segments(tokenizer: Any, config: Any) -> None:
+  """Let transformers' own calls give the segments that this model reads, and training read.
+
+  ALBERT's tokenizer, and those that are known by their file alone, give them only when asked.
+  """
+  names = list(tokenizer.model_input_names)
+  if 'token_type_ids' in names or getattr(config, 'type_vocab_size', 0) < 2:
+    return
+  if any(tokenizer('a', '\u2603', return_token_type_ids=True).get('token_type_ids') or ()):
+    tokenizer.model_input_names = [names[0], 'token_type_ids', *names[1:]]
+    tokenizer.init_kwargs['model_input_names'] = tokenizer.model_input_names
 
 
 # Sizes that a config and the module saved with it must share.

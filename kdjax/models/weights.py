@@ -163,7 +163,8 @@ def read(
   if num_labels is not None and out and out[2][0] != num_labels and not fresh_head:
     raise ValueError(
       f'{folder} has a head of {out[2][0]} labels, asked for {num_labels}: '
-      'drop num_labels to keep it, or pass fresh_head=True to start a new head'
+      'drop num_labels to keep it, or pass fresh_head=True to start a new head (of a teacher: '
+      'config.teacher.finetune=True, or config.task.labels of its own classes)'
     )
   fresh = []
   if fresh_head or not any(bare[path] in have for path in own):
