@@ -63,6 +63,13 @@ def test_mixtures_project_as_in_the_table(pair, lam, l2, dot, cos):
     assert augment.nearest_token(q, TABLE, metric=metric)[0, 0] == want
 
 
+def test_scores_are_the_squared_distances_of_the_table():
+  q = jnp.array([[[2.4, 1.2]]])  # of 1 and 2, with lambda 0.6: 7.2, 4, 9, 0.8 and 19.4
+  ids, scores = augment.nearest(q, TABLE, k=5)
+  np.testing.assert_array_equal(ids[0, 0], [3, 1, 0, 2, 4])
+  np.testing.assert_allclose(7.2 - 2 * scores[0, 0], [0.8, 4, 7.2, 9, 19.4], rtol=1e-5)
+
+
 def test_a_forbidden_zero_row_gives_way():
   for lam, want in ((0.5, 3), (0.3, 4)):
     q = augment.mixup(jnp.asarray(TABLE[1])[None, None], jnp.asarray(TABLE[4])[None, None], lam)
@@ -128,7 +135,7 @@ def test_mixing_keeps_the_two_point_property(rng):
   np.testing.assert_allclose(augment.mixup(a, b, jnp.zeros(3)), b)
 
 
-@pytest.mark.parametrize('epsilon, want', [(0.9, 3), (1.3, 1), (10.0, 1)])
+@pytest.mark.parametrize('epsilon, want', [(0.9, 3), (1.03, 3), (1.05, 1), (1.3, 1), (10.0, 1)])
 def test_a_step_flips_a_token_beyond_its_threshold(epsilon, want):
   # The threshold of row 3 against row 1 along (1, -1) is 1.04; no other row lies that way.
   direction = jnp.array([1.0, -1.0])

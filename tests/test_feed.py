@@ -309,6 +309,18 @@ def test_seeds_and_devices_play_several_steps_a_call_too(
   _same(runs.stopped('stopped', CALL, True), many)
 
 
+@pytest.mark.parametrize('n', [1, 2])
+def test_of_equal_scores_the_first_is_the_best(rng, tmp_path, monkeypatch, n):
+  runs, seen = Runs(rng, tmp_path, monkeypatch, 'small', n=n), []
+  monkeypatch.setattr(
+    crash, 'score', lambda params: seen.append(jax.device_get(params)) or dict(accuracy=0.5)
+  )
+  found, _ = runs.play('run', CALL, True)
+  assert len(seen) == 3 * n and [one.step for one in found] == [EVERY] * n
+  for one, first in zip(found, seen[:n], strict=True):
+    jax.tree.map(np.testing.assert_array_equal, one.params, first)
+
+
 @pytest.mark.parametrize('here', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_lengths_come_in_runs_and_each_has_one_program(rng, tmp_path, monkeypatch, here):
   runs, lengths = Runs(rng, tmp_path, monkeypatch, 'small'), (6, tiny.LENGTH)
@@ -349,8 +361,8 @@ def test_data_that_do_not_fit_stay_on_the_host(rng):
   there, shapes = feed.place(data, sharding.make_mesh(2)), feed.fitting(data, 1.0)
   assert sum(x.nbytes for x in jax.tree.leaves(there)) == size
   said = sharding.table(dict(data=shapes), sharding.make_mesh(2))
-  (line,) = [line.split() for line in said.splitlines() if 'data  ' in line and 'whole' in line]
-  assert line[-2] == line[-5] or f'{size / 1e6:.2f} MB' in said
+  _, _, line, *_ = said.splitlines()  # ten arrays, in all and on each of the two
+  assert line.split() == f'data nothing: whole 10 {2 * f"{size / 1e6:.2f} MB "}'.split()
 
 
 @pytest.mark.parametrize('field, value', [('steps_per_call', 0), ('resident', -1.0)])

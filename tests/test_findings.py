@@ -67,10 +67,13 @@ def test_shares_are_those_of_the_grids():
   kept = dict(KD='kd', AugPro='augpro')
   kept |= {'KD with new pairs': 'kd_pairs', 'KD with more text': 'kd_text'}
   for said, run in kept.items():
+    checked = 0
     for (name, task, split), cell in zip(COLUMNS, table[f'kept: {said}'], strict=True):
       if re.search(r'\d', cell) and (run, task) not in BY_PREDICTIONS:
         teacher, own = (_score(_row(name, task, r), split) for r in ('teacher', run))
         assert cell == f'{100 * own / teacher:.1f} %', (said, task)
+        checked += 1
+    assert checked, said
 
 
 def _score(row: dict, split: str) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax import optim
+from kdjax import methods, optim, sharding, train
 from tests import tiny
 
 
@@ -55,6 +55,54 @@ def test_the_released_schedule_of_mate_kd():
     np.testing.assert_allclose(rate(k), optaxs(k), rtol=1e-5, atol=1e-7)
   writer = optim.schedule(1.0, T, 0.0)
   np.testing.assert_allclose([writer(j) for j in (0, 33_470)], [1, (T - 33_470) / T], rtol=1e-5)
+
+
+def _rates(game, name):
+  """A player's schedule, as its optimizer has it."""
+  return game.state.opt[name][-1].schedule
+
+
+# Training rows, turns of generator and student in 30 epochs of batches of 32, and the share of the
+# student's rate after its last: of the fewest rows it is still rising.
+RELEASED = [
+  (392_702, 33_470, 334_690, 0.0914),
+  (67_349, 5_750, 57_400, 0.0942),
+  (8_551, 740, 7_300, 0.125),
+  (3_668, 320, 3_130, 0.244),
+  (2_490, 220, 2_120, 0.992),
+]
+
+
+@pytest.mark.parametrize('rows, writes, learns, left', RELEASED)
+def test_the_released_rates_end_where_the_turns_of_mate_kd_do(rows, writes, learns, left):
+  # huawei-noah/KD-NLP counts a player's own turns on a schedule as long as all batches.
+  env, params = tiny.world()
+  T, c = 30 * -(-rows // 32), tiny.train_fields(from_zero=True, horizon='all', warmup=2138)
+  method = methods.get('mate_kd')(tiny.fields('mate_kd', gen_rate=5e-7), env)
+  assert [method.turn(k, T) for k in range(T)].count('generator') == writes == T - learns
+  game = train.start(method, params, tiny.dataset(), c, T, sharding.make_mesh(1))
+  student, generator = (_rates(game, name) for name in ('student', 'generator'))
+  assert student(0) == 0 and student(2138) == np.float32(c.rate)
+  np.testing.assert_allclose(student(learns) / c.rate, left, atol=0.0005 if left > 0.1 else 5e-5)
+  assert generator(0) == np.float32(5e-7)
+  np.testing.assert_allclose(generator(writes) / 5e-7, learns / T, rtol=1e-4)
+
+
+def test_each_player_has_its_own_rate_over_its_own_turns_and_its_own_decay(rng):
+  # Nothing is hidden: of the generator, only decay could move a kernel.
+  env, params = tiny.world()
+  c = tiny.train_fields(warmup=0.1, decay=0.1, rate=3e-3)
+  method = methods.get('mate_kd')(tiny.fields('mate_kd', rho=1e-9, gen_rate=1e-2), env)
+  mesh = sharding.make_mesh(1)
+  game = train.start(method, params, tiny.dataset(), c, 220, mesh)
+  student, generator = (_rates(game, name) for name in ('student', 'generator'))
+  rates = [generator(k) for k in (0, 10, 19, 20)]
+  np.testing.assert_allclose(rates, [1e-2, 5e-3, 5e-4, 0], rtol=1e-5)
+  rates = [student(k) for k in (0, 20, 110, 200)]
+  np.testing.assert_allclose(rates, [3e-3 / 21, 3e-3, 1.5e-3, 0], rtol=1e-5)
+  batch = sharding.put(tiny.batch(rng), mesh)
+  state, _ = game.steps['generator'](game.state, game.frozen, batch, game.key)
+  jax.tree.map(np.testing.assert_array_equal, state.params['generator'], params['generator'])
 
 
 def test_a_horizon_of_all_steps_ends_later_than_ones_own_turns():

@@ -7,7 +7,7 @@ import pytest
 
 from kdjax import env as environments
 from kdjax import methods
-from kdjax.methods import annealing_kd, base
+from kdjax.methods import annealing_kd, base, mate_kd
 from tests import tiny
 
 
@@ -105,6 +105,26 @@ def test_combined_kd_regresses_on_both_texts(rng):
   )
   want = ((s - t / 10) ** 2).mean()  # nothing hidden: the two terms are one
   np.testing.assert_allclose([loss, metrics['soft'], metrics['augmented']], want, rtol=1e-4)
+
+
+def test_combined_kd_regresses_on_what_mate_kd_writes(rng):
+  env, params = tiny.world()
+  parts = {k: environments.quiet(getattr(env, k)) for k in ('student', 'teacher', 'generator')}
+  env, c = env._replace(**parts), tiny.fields('comkd', rho=0.6, t_max=10)
+  method, key = methods.get('comkd')(c, env), jax.random.key(int(rng.integers(1 << 30)))
+  batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
+  _, memory = method.init(key, params, base.Data(None, None, 8, 440))
+  loss, (_, metrics) = jax.jit(method.players['regress'].loss)(params, memory, batch, key)
+  k_new = jax.random.split(key, 3)[1]
+  write = lambda p, b: mate_kd.view(c, env).call(p, (), b, None, None, k_new)[0].student  # noqa: E731
+  new = jax.jit(write)(params, batch)
+  assert (new != batch['tokens']).any()
+  want = [
+    ((s - t / 10) ** 2).mean()
+    for s, t in (_logits(env, params, batch | dict(tokens=x)) for x in (batch['tokens'], new))
+  ]
+  np.testing.assert_allclose([metrics['soft'], metrics['augmented']], want, rtol=1e-4)
+  np.testing.assert_allclose(loss, np.mean(want), rtol=1e-4)
 
 
 def test_continuation_goes_from_the_teacher_to_the_labels(rng):

@@ -9,6 +9,7 @@ import pytest
 
 from kdjax import augment, methods
 from kdjax import env as environments
+from kdjax.methods import augpro
 from tests import tiny
 
 
@@ -78,6 +79,50 @@ def test_a_mixture_in_a_table_of_near_orthogonal_rows_is_a_token_swap(rng):
   q = augment.mixup(table[ids[0]][None], table[ids[1]][None], jnp.asarray(lam)[None])
   got = np.asarray(augment.nearest_token(q, table))[0]
   np.testing.assert_array_equal(got, np.where(lam > 0.5, *ids))
+
+
+def _mixed(rng, monkeypatch, **changes):
+  """(lambda, own ids, partners' ids, where they may mix, new ids, metrics): rows far apart."""
+  table = jnp.asarray(rng.normal(size=(tiny.VOCAB, 512)), jnp.float32)
+  mixup, seen = augment.mixup, []
+  monkeypatch.setattr(augment, 'mixup', lambda *args: seen.append(args) or mixup(*args))
+  env, _ = tiny.world()
+  student = dataclasses.replace(
+    env.student, embed=lambda table, ids: table[ids], table=lambda table: table
+  )
+  c = tiny.fields('augpro', neighbours=0, **changes)
+  view = augpro.view(c, env._replace(student=student))
+  batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng, 32).items()}
+  key = jax.random.key(int(rng.integers(1 << 30)))
+  new, _ = view.call(dict(student=table), (), batch, None, None, key)
+  ((own, other, lam),) = seen
+  own, other = (np.asarray((x @ table.T).argmax(-1)) for x in (own, other))
+  np.testing.assert_array_equal(own, batch['tokens'])
+  usable = np.asarray(batch['maskable']) & (other >= tiny.SPECIAL)
+  return np.asarray(lam), own, other, usable, np.asarray(new.student), new.metrics
+
+
+@pytest.mark.parametrize('lam, swapped', [(0.9, False), (0.1, True)])
+def test_a_fixed_lambda_swaps_every_token_or_none(rng, monkeypatch, lam, swapped):
+  found = _mixed(rng, monkeypatch, lam_mode='fixed', lam=lam)
+  _, own, other, usable, new, metrics = found
+  np.testing.assert_array_equal(new, np.where(usable & swapped, other, own))
+  assert (metrics['moved'] > 0) == swapped and metrics['third'] == 0
+
+
+def test_of_an_example_all_tokens_are_its_own_or_all_its_partners(rng, monkeypatch):
+  lam, own, other, usable, new, _ = _mixed(rng, monkeypatch, lam_mode='example')
+  lam = lam[:, :1]
+  np.testing.assert_array_equal(new, np.where(usable & (lam < 0.5), other, own))
+  assert len(set(lam[:, 0])) > len(lam) / 2
+
+
+@pytest.mark.parametrize('alpha', [0.01, 1.0, 50.0])
+def test_lambda_is_spread_as_beta_is(rng, monkeypatch, alpha):
+  lam = _mixed(rng, monkeypatch, alpha=alpha)[0]
+  # The variance of Beta(alpha, alpha); of 384 draws it is known to 7 %.
+  want = 1 / (4 * (2 * alpha + 1))
+  np.testing.assert_allclose(np.square(lam - 0.5).mean(), want, rtol=0.4)
 
 
 def test_a_smaller_portion_moves_fewer_tokens(rng):

@@ -201,6 +201,22 @@ def test_a_round_keeps_its_student_and_the_next_takes_the_present_one(rng):
   assert int(memory['clock']) == 40
 
 
+def test_samples_climb_against_the_rounds_student_and_are_read_by_the_present_one(rng):
+  env, params = tiny.world()
+  fields = tiny.fields('backward_kd', round=0.4, rate=0.05, **ROOM)  # 2 of 5 steps
+  part = backward_kd.view(fields, env)
+  _, memory = part.init(jax.random.key(0), params, base.Data(np.arange(40), None, 8, 100))
+  batch, call, found = _batch(rng), jax.jit(part.call), []
+  for scale in (1, 2, 2):
+    now = jax.tree.map(lambda x, s=scale: s * x, params['student'])
+    view, memory = call(params | dict(student=now), memory, batch, None, None, jax.random.key(1))
+    found.append((view.teacher, view.student - env.student.embed(now, batch['tokens'])))
+  first, middle, later = found
+  np.testing.assert_array_equal(middle[0], first[0])
+  np.testing.assert_allclose(middle[1], first[1], atol=1e-5)  # Q's share, on vectors of its own
+  assert np.abs(later[0] - first[0]).max() > 1e-3  # of the next round
+
+
 def test_accumulated_parts_are_one_step_of_the_clock(rng):
   env, params = tiny.world()
   part = backward_kd.view(tiny.fields('backward_kd', round=0.2), env)  # one step of 8 rows

@@ -9,6 +9,7 @@ from configs import augpro_cilda, cilda, pkd
 from kdjax import env as environments
 from kdjax import methods, sharding, train
 from tests import tiny
+from tests.methods import written
 
 
 def _world(kind='classes'):
@@ -50,6 +51,40 @@ def test_the_generator_raises_divergence_and_contrast(rng, pool):
   want = _want(env, params, batch, pool=pool)
   np.testing.assert_allclose(metrics['contrast'], want, rtol=1e-4)
   np.testing.assert_allclose(loss, -(0.3 * metrics['found'] + 0.7 * want), rtol=1e-4)
+
+
+def test_the_contrast_reaches_the_generator_through_both_models(rng):
+  env, params = _world()
+  c = tiny.fields('cilda', rho=0.6, gen_gap=0.0, gen_contrast=0.7, gumbel=0.5, dims=6)
+  method, batch = methods.get('cilda')(c, env), _batch(rng)
+  keys = jax.random.split(jax.random.key(int(rng.integers(1 << 30))))
+  extra, memory = method.init(keys[0], params, None)
+  params |= extra
+
+  @jax.jit
+  def got(own):
+    value, (_, metrics) = method.players['generator'].loss(params | own, memory, batch, keys[1])
+    return value, metrics['contrast']
+
+  @jax.jit
+  def want(own):
+    now = params | own
+    hots, _ = written.text(c, env, now, batch, keys[1])
+    outs, sides = written.read(env, now, batch, hots), []
+    for name, out in zip(('student', 'teacher'), outs, strict=True):
+      x = jnp.concatenate(list(out.hidden[1:, :, 0]), 1)
+      y = x @ now['heads'][name]['kernel'] + now['heads'][name]['bias'][None]
+      sides.append(y / jnp.linalg.norm(y, axis=1, keepdims=True))
+    score = sides[1] @ sides[0].T / c.tau  # the teacher asks
+    contrast = (jnp.log(jnp.exp(score).sum(1)) - jnp.diag(score)).mean()
+    return -0.7 * contrast, contrast
+
+  own = {name: params[name] for name in ('generator', 'heads')}
+  (ours, slope), (theirs, wanted) = (jax.value_and_grad(f, has_aux=True)(own) for f in (got, want))
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+  scale = max(np.abs(g).max() for g in jax.tree.leaves(wanted['generator']))
+  assert scale > 1e-4
+  tiny.near(*(jax.tree.map(lambda g: g / scale, tree) for tree in (slope, wanted)), 'of contrast')
 
 
 def test_the_student_may_keep_the_gold_label_of_new_text(rng):

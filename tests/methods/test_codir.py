@@ -1,5 +1,7 @@
 """CoDIR: the released module's numbers, which negatives are drawn, and what the banks keep."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,17 +272,15 @@ def test_both_heads_and_the_student_learn_and_no_bank_does(rng, contrast):
   term, env, params, memory = _term(contrast=contrast)
   batch = tiny.batch(rng)
 
-  def loss(params, memory):
-    return term.call(params, memory, batch, *_outs(env, params, batch), jax.random.key(0))[0]
+  def both(params):  # the loss, and something of all that is written
+    outs = _outs(env, params, batch)
+    loss, after, _ = term.call(params, memory, batch, *outs, jax.random.key(0))
+    return jnp.stack([loss, sum(x.sum() for x in jax.tree.leaves(after) if x.dtype == F32)])
 
-  memory = {k: v for k, v in memory.items() if k != 'shelf'}
-  whole = _term(contrast=contrast)[3]['shelf']
-  grads = jax.jit(jax.grad(lambda p, m: loss(p, m | dict(shelf=whole)), argnums=(0, 1)))(
-    params, memory
-  )
-  heads = grads[0]['codir_heads']
-  assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(heads))
-  assert any(np.abs(x).max() > 0 for x in jax.tree.leaves(grads[0]['student']))
+  grads = jax.jit(jax.jacrev(both))(params)
+  learn = lambda tree: [np.abs(x[0]).max() > 0 for x in jax.tree.leaves(tree)]  # noqa: E731
+  assert all(learn(grads['codir_heads'])) and any(learn(grads['student']))
+  assert not any(x[1].any() for x in jax.tree.leaves(grads))
 
 
 def test_layers_are_those_of_the_released_code():
@@ -313,6 +313,21 @@ def test_without_weight_it_is_kd(rng):
     jax.tree.leaves(grads(ours, memory)), jax.tree.leaves(grads(plain, ())), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('on', [False, True])
+def test_a_teacher_with_dropout_is_asked_anew(rng, on):
+  env, params = tiny.world()
+  keys, encode = [], env.teacher.encode
+  teacher = dataclasses.replace(env.teacher, encode=lambda *a: keys.append(a[-1]) or encode(*a))
+  method = methods.get('codir')(
+    tiny.fields('codir', teacher_dropout=on), env._replace(teacher=teacher)
+  )
+  extra, memory = method.init(jax.random.key(0), params, tiny.dataset())
+  keys.clear()
+  loss = method.players['student'].loss
+  jax.eval_shape(loss, params | extra, memory, tiny.batch(rng), jax.random.key(0))
+  assert [key is not None for key in keys] == [on] and method.asks == ('' if on else 'first')
 
 
 def _alike(memory):

@@ -9,6 +9,7 @@ from kdjax import augment, losses, methods, sharding, train
 from kdjax import env as environments
 from kdjax.methods import masking, mate_kd
 from tests import tiny
+from tests.methods import written
 
 
 def _env(kind='classes'):
@@ -126,6 +127,84 @@ def test_what_does_not_fit_is_counted(rng):
   batch = _batch(rng, rows=512)
   _, _, metrics = jax.jit(lambda p, b: fill(p, b, jax.random.key(0), None))(params, batch)
   assert metrics['overflow'] > 0 and 0 < metrics['hidden'] < 0.6
+
+
+def _key(rng):
+  return jax.random.key(int(rng.integers(1 << 30)))
+
+
+def _reads(env, params, name, e_BLE, tokens):
+  """Asserts that what a model encoded are its own vectors of these tokens."""
+  np.testing.assert_array_equal(e_BLE, getattr(env, name).embed(params[name], tokens))
+
+
+def test_the_generator_climbs_the_gap_of_both_models_on_one_text_of_its_own(rng):
+  env, params = _env()
+  c, seen = _fields(rho=0.6, gumbel=0.5, temperature=2.0), {}
+  loss = mate_kd.adversary(c, written.spied(env, seen)).loss
+  batch, key = _batch(rng), _key(rng)
+
+  @jax.jit
+  def got(generator):
+    value, (_, metrics) = loss(params | dict(generator=generator), (), batch, key)
+    return value, (metrics['found'], dict(seen))
+
+  @jax.jit
+  def want(generator):
+    hots, hidden = written.text(c, env, params | dict(generator=generator), batch, key)
+    gap = env.task.gap(*(out.logits for out in written.read(env, params, batch, hots)), 2.0).mean()
+    return -gap, (gap, hots.argmax(-1), hidden)
+
+  (value, (found, inputs)), slope = jax.value_and_grad(got, has_aux=True)(params['generator'])
+  (minus, (gap, ids, hidden)), climb = jax.value_and_grad(want, has_aux=True)(params['generator'])
+  np.testing.assert_allclose([value, found], [minus, gap], rtol=1e-4)
+  assert max(np.abs(g).max() for g in jax.tree.leaves(climb)) > 1e-3
+  tiny.near(slope, climb, 'generator')
+  assert hidden.any() and (ids != batch['tokens']).any()
+  masked = jnp.where(hidden, tiny.MASK, batch['tokens'])
+  _reads(env, params, 'generator', inputs['generator'], masked)
+  for name in ('student', 'teacher'):
+    _reads(env, params, name, inputs[name], jnp.where(hidden, ids, batch['tokens']))
+
+
+def test_what_the_student_learns_from_is_drawn_by_what_the_generator_makes_of_the_rest(rng):
+  # All that is ordinary is hidden: each draw of words is from the same probabilities.
+  env, params = _env()
+  c, seen, many = _fields(rho=1.0, slack=4.0), {}, 3000
+  row = {k: v[1:2] for k, v in _batch(rng).items()}
+  write = mate_kd.view(c, written.spied(env, seen)).call
+
+  def draw(key):
+    view, _ = write(params, (), row, None, None, key)
+    return view.student, view.teacher, seen['generator']
+
+  ours, theirs, read = jax.jit(jax.vmap(draw))(jax.random.split(_key(rng), many))
+  np.testing.assert_array_equal(ours, theirs)
+  masked = jnp.where(row['maskable'], tiny.MASK, row['tokens'])
+  for one in read[:3]:
+    _reads(env, params, 'generator', one, masked)
+  logits = jax.jit(env.generator)(params['generator'], row | dict(tokens=masked)).logits
+  logits = jnp.where(env.ordinary[None, None], logits, -jnp.inf)
+  p = np.asarray(jax.nn.softmax(logits), np.float64)[0, 1:-1]
+  counts = (np.asarray(ours)[:, 0, 1:-1, None] == np.arange(tiny.VOCAB)).sum(0)
+  assert (np.abs(counts - many * p) <= 6 * np.sqrt(many * p) + 6 * (p > 0)).all()
+
+
+def test_other_places_are_hidden_and_other_words_drawn_by_each_key(rng):
+  env, params = _env()
+  seen, batch, keys = {}, _batch(rng, rows=32), jax.random.split(_key(rng), 2)
+  write = mate_kd.view(_fields(rho=0.5), written.spied(env, seen)).call
+
+  @jax.jit
+  def run(key):
+    view, _ = write(params, (), batch, None, None, key)
+    masks = env.generator.embed(params['generator'], jnp.full_like(batch['tokens'], tiny.MASK))
+    return view.student, (seen['generator'] == masks).all(-1)
+
+  (ids, hidden), (other, elsewhere) = (jax.device_get(run(key)) for key in keys)
+  assert (hidden != elsewhere).any()
+  both = hidden & elsewhere
+  assert both.any() and (ids[both] != other[both]).any()
 
 
 @pytest.mark.parametrize('kind', ['classes', 'regression', 'multilabel'])

@@ -26,19 +26,24 @@ def _made(env, **changes):
   return methods.get('mlm')(tiny.fields('mlm', **changes), env).players['student'].loss
 
 
+def _guess(env, params, batch, hidden):
+  """(mean cross-entropy, accuracy) over the hidden places, each shown as a [MASK]."""
+  shown = batch | dict(tokens=jnp.where(hidden, tiny.MASK, batch['tokens']))
+  logits = np.asarray(jax.jit(env.student)(params['student'], shown).logits, np.float64)[hidden]
+  gold = np.asarray(batch['tokens'])[hidden]
+  log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  return -log_p[np.arange(len(gold)), gold].mean(), (logits.argmax(1) == gold).mean()
+
+
 def test_the_loss_is_the_cross_entropy_of_what_is_hidden(rng):
   env, params = _world()
   batch = _batch(rng)
   # With rho = 1 nothing is left to chance: every ordinary token is a [MASK].
   loss = jax.jit(_made(env, rho=1.0, style='mask'))
   got, (memory, metrics) = loss(params, (), batch, jax.random.key(0))
-  hidden = np.asarray(batch['maskable'])
-  shown = batch | dict(tokens=jnp.where(batch['maskable'], tiny.MASK, batch['tokens']))
-  logits = np.asarray(jax.jit(env.student)(params['student'], shown).logits, np.float64)[hidden]
-  gold = np.asarray(batch['tokens'])[hidden]
-  log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-  np.testing.assert_allclose(got, -log_p[np.arange(len(gold)), gold].mean(), rtol=1e-5)
-  np.testing.assert_allclose(metrics['top1'], (logits.argmax(1) == gold).mean(), rtol=1e-6)
+  guess, top1 = _guess(env, params, batch, np.asarray(batch['maskable']))
+  np.testing.assert_allclose(got, guess, rtol=1e-5)
+  np.testing.assert_allclose(metrics['top1'], top1, rtol=1e-6)
   assert metrics['overflow'] == 0 and memory == ()
 
 
@@ -52,9 +57,8 @@ def test_labels_are_not_asked(rng):
   assert got[0] == got[1]
 
 
-def _shown(rng, style, rows=2000):
-  """(tokens, maskable, what the model was shown), all hidden."""
-  env, params = _world()
+def _asked(env, params, batch, key, **changes):
+  """(what the model was shown, loss, metrics)."""
   seen = []
 
   def embed(own, tokens):
@@ -62,10 +66,15 @@ def _shown(rng, style, rows=2000):
     return env.student.embed(own, tokens)
 
   spied = env._replace(student=dataclasses.replace(env.student, embed=embed))
-  batch = _batch(rng, rows)
-  key = jax.random.key(int(rng.integers(2**31)))
-  _made(spied, rho=1.0, style=style)(params, (), batch, key)
-  return (np.asarray(x) for x in (batch['tokens'], batch['maskable'], seen[0]))
+  loss, (_, metrics) = _made(spied, **changes)(params, (), batch, key)
+  return np.asarray(seen[0]), loss, metrics
+
+
+def _shown(rng, style, rows=2000):
+  """(tokens, maskable, what the model was shown), all hidden."""
+  batch, key = _batch(rng, rows), jax.random.key(int(rng.integers(2**31)))
+  shown, *_ = _asked(*_world(), batch, key, rho=1.0, style=style)
+  return (np.asarray(x) for x in (batch['tokens'], batch['maskable'], shown))
 
 
 def test_bert_shows_a_mask_a_random_word_or_the_word_itself(rng):
@@ -88,9 +97,15 @@ def test_the_other_style_shows_masks_alone(rng):
 
 def test_what_finds_no_slot_is_counted_and_not_asked(rng):
   env, params = _world()
-  batch = _batch(rng, 64)
-  _, (_, metrics) = jax.jit(_made(env, rho=0.5, slack=-1.0))(params, (), batch, jax.random.key(0))
-  assert metrics['overflow'] > 0
+  batch, key = _batch(rng, 256), jax.random.key(int(rng.integers(2**31)))
+  # Half of 12 places, less their deviation of 1.7: five slots a row.
+  shown, loss, metrics = _asked(env, params, batch, key, rho=0.5, slack=-1.0, style='mask')
+  kept = shown == tiny.MASK
+  half = jax.random.uniform(jax.random.split(key, 3)[0], kept.shape) < 0.5
+  drawn = np.asarray(batch['maskable'] & half).sum(1)
+  np.testing.assert_array_equal(kept.sum(1), np.minimum(drawn, 5))
+  assert metrics['overflow'] == drawn.sum() - kept.sum() > 0
+  np.testing.assert_allclose(loss, _guess(env, params, batch, kept)[0], rtol=1e-5)
 
 
 def test_it_learns_to_guess_from_the_rest_of_the_row(rng):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from kdjax import methods
 from kdjax.methods import token_replace
@@ -14,8 +15,8 @@ from tests import tiny
 ORDINARY = np.arange(tiny.VOCAB) >= tiny.SPECIAL
 
 
-def _batch(rng):
-  return {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
+def _batch(rng, rows=8):
+  return {k: jnp.asarray(v) for k, v in tiny.batch(rng, rows).items()}
 
 
 def _replaced(rng, batch, **changes):
@@ -48,6 +49,13 @@ def test_a_token_is_replaced_by_one_of_its_neighbours(rng):
   np.testing.assert_array_equal(new[~maskable], old[~maskable])
   assert (new[..., None] == np.asarray(near)[old]).any(-1)[maskable].all()
   assert metrics['moved'] == 1
+
+
+def test_each_candidate_is_drawn_as_often(rng):
+  batch = _batch(rng, 400)
+  new, _, near = _replaced(rng, batch, portion=1.0, candidates=5)
+  place = (new[..., None] == np.asarray(near)[batch['tokens']])[np.asarray(batch['maskable'])]
+  assert stats.chisquare(place.sum(0)).pvalue > 1e-6
 
 
 def test_a_token_is_replaced_by_what_the_generator_expects_there(rng):
