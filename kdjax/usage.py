@@ -42,7 +42,7 @@ examples
       --config.data.train=reviews.csv --config.data.text=review
       --config.data.label=stars --config.teacher.init=FOLDER_OR_ID
       --config.teacher.rate=3e-5 --config.train.rate=5e-5
-      your own rows, rates for a model of 768; add --mode=dry_run to look at them first
+      your own rows, rates for a model 768 wide; --mode=dry_run looks at them
 
   python -m kdjax.main --config=configs/augpro.py --workdir=runs/first
       --mode=export --config.export.formats=onnx
