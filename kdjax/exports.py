@@ -119,7 +119,7 @@ def _write(copy: pathlib.Path, wanted: dict[str, formats.Format], c, kind: str, 
   said = dict(rows=len(rows.index), tolerance=c.export.tolerance, **asked._asdict())
   report.write_json(copy / REPORT, said | dict(formats=found, versions=report.versions()))
   print(_table(found))
-  exact = {name for name in found if name not in wanted or wanted[name].exact}
+  exact = [name for name in found if name not in wanted or wanted[name].exact]
   off = [name for name in exact if not found[name]['difference'] <= c.export.tolerance]
   if off:
     raise ValueError(
