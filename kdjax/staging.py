@@ -90,8 +90,8 @@ def told(plan, name: str, method: base.Method, others: dict[str, roles.Model], s
   data, c = rows_of(plan, name), plan.c
   if 'teacher' not in others or not keeps_answers(plan, name, method):
     return data
-  seen = _played(plan, name) * _seeds(plan, name)
-  log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {seen:,}')
+  asked = _asked(plan, name)
+  log.logger.info(f'{name}: {len(data.index):,} answers of the teacher stand for {asked:,}')
   cut, params = placed(plan, 'teacher', others['teacher'])
   sizes = c.eval.batch_size, shapes, plan.mesh
   found = answers.known(cut, params, data, method.asks, env.cache(c, plan.workdir), *sizes)
@@ -103,9 +103,12 @@ def keeps_answers(plan: env.Plan, name: str, method: base.Method) -> bool:
   how = plan.c.teacher.cache
   if not method.asks or how == 'never':
     return False
-  # Each seed has an order of its own, and asks for itself.
-  asked = _played(plan, name) * _seeds(plan, name)
-  return how == 'always' or asked > len(rows_of(plan, name).index)
+  return how == 'always' or _asked(plan, name) > len(rows_of(plan, name).index)
+
+
+def _asked(plan: env.Plan, name: str) -> int:
+  """Rows that a teacher would answer step by step: each seed has an order of its own."""
+  return _played(plan, name) * _seeds(plan, name)
 
 
 def _seeds(plan, name: str) -> int:
