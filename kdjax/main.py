@@ -239,13 +239,16 @@ def go(do, argv=None) -> None:
     sys.exit('\r' * sys.stderr.isatty() + 'stopped')  # over the ^C of the terminal
 
 
+_REMEDY = 'a flag changes a field that is there; a config file of your own can add one'
+
+
 def parse(argv):
   """Flags, with a mistyped config key said in one line."""
   try:
     return flags.FLAGS(argv)
   except (AttributeError, KeyError) as e:  # ml_collections names the nearest key
     found = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(e))
-    nearest = f'{found[2]!r}: did you mean {found[1]!r}?' if found else e
+    nearest = f'{found[2]!r}: did you mean {found[1]!r}?' if found else f'{e.args[0]}: {_REMEDY}'
     sys.exit(f'error: no such config key: {nearest}')
   except (flags.Error, TypeError, ValueError) as e:
     if missing := re.findall('Flag (--.+?) must have a value other than None', str(e)):

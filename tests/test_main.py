@@ -56,6 +56,10 @@ def test_a_config_is_read_from_python_as_the_flag_reads_it(tmp_path, monkeypatch
       "'rat': did you mean 'rate'",
     ),
     (['--config=configs/kd.py', '--workdir=w', '--config.trane.rate=1'], "did you mean 'train'"),
+    (
+      ['--config=configs/grid.py:text', '--workdir=w', '--config.grid.of_task.qnli.train.rate=1'],
+      "'train': a flag changes a field that is there",
+    ),
     (['--config=configs/kd.py', '--workdir=w', '--config.train.rate=fast'], 'train.rate'),
     (['--config=configs/kd.py:sst2', '--workdir=w', '--config.data.dir=nowhere'], 'nowhere'),
     (['--config=configs/kd.py', '--workdir=w', '--distributed=all'], "is 'auto' (TPU pod"),
