@@ -59,7 +59,7 @@ def _test(name: str, job):
 def _report(c, todo, workdir: pathlib.Path) -> None:
   """All that is made of the numbers; nothing is computed but intervals."""
   from kdjax import report
-  from kdjax.grid import gather, glue, jobs, page, tables
+  from kdjax.grid import cells, gather, glue, jobs, page, tables
 
   command = shlex.join(['python', '-m', 'kdjax.reproduce', *sys.argv[1:]])
   grid = gather.grid(todo, workdir, jobs.methods(c), flags.FLAGS.resamples, command)
@@ -67,13 +67,13 @@ def _report(c, todo, workdir: pathlib.Path) -> None:
   found, figures = tables.all_of(grid), _plots(grid, workdir)
   said = glue.write(grid, workdir)
   for name, text in {
-    'results.md': '\n\n'.join(tables.markdown(table) for table in found) + '\n',
+    'results.md': '\n\n'.join(cells.markdown(table) for table in found) + '\n',
     'results.csv': tables.tidy(grid),
-    'results.tex': '\n'.join(tables.latex(table) for table in found),
+    'results.tex': '\n'.join(cells.latex(table) for table in found),
     'report.html': page.page(grid, found, figures, said),
   }.items():
     (workdir / name).write_text(text, encoding='utf8')
-  shown = [tables.markdown(table, report.shown) for table in found]
+  shown = [cells.markdown(table, report.shown) for table in found]
   print('\n\n'.join(['', *shown, *said]))
   print(f'\n{workdir}/report.html, grid.json, results.md, results.csv, results.tex')
 

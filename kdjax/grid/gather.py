@@ -12,7 +12,7 @@ import numpy as np
 
 from kdjax import metrics, report, tasks
 from kdjax.data import ood
-from kdjax.grid import commands, jobs, scores, stats, tables
+from kdjax.grid import commands, jobs, scores, setting, stats
 
 _BASE, _STUDENT = 'kd', 'finetune'  # what differences are from; the lower end of the gap
 _SEEDED = ('scores', 'ood', 'agreement')
@@ -107,7 +107,7 @@ def _places(row: dict) -> Iterable[tuple[str, str, str, str]]:
   """(name of a difference, then part of a row, split, metric) of all that is compared."""
   for split in row['scores']:
     for metric in row['metrics']:
-      yield tables.compared(row, split, metric), 'scores', split, metric
+      yield setting.compared(row, split, metric), 'scores', split, metric
   yield from ((f'ood/{name}', 'ood', name, 'accuracy') for name in row['ood'])
 
 

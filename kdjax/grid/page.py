@@ -5,7 +5,7 @@ import html
 import io
 import json
 
-from kdjax.grid import tables
+from kdjax.grid import cells
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
@@ -22,7 +22,7 @@ img { max-width: 100%; height: auto }
 """
 
 
-def page(grid: dict, found: list[tables.Table], figures: dict, files: list[str]) -> str:
+def page(grid: dict, found: list[cells.Table], figures: dict, files: list[str]) -> str:
   """The text of the file.
 
   found: tables of the grid. figures: by name, of matplotlib; {} without it. files: what was said
@@ -47,7 +47,7 @@ def page(grid: dict, found: list[tables.Table], figures: dict, files: list[str])
   return '\n'.join([*parts, '</body></html>', ''])
 
 
-def _table(table: tables.Table) -> str:
+def _table(table: cells.Table) -> str:
   row = lambda cells, tag: (  # noqa: E731
     '<tr>' + ''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells) + '</tr>'
   )
@@ -72,7 +72,7 @@ def _samples(grid: dict):
     if row['samples']:
       where = f'{row["task"]}, {row["run"]}: new text and what the teacher says of it'
       head = ['text', 'label', 'teacher', 'new text', 'teacher on it']
-      yield _table(tables.Table(where, head, row['samples']))
+      yield _table(cells.Table(where, head, row['samples']))
 
 
 def _section(title: str, body: str) -> str:

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from kdjax.grid import jobs, tables
+from kdjax.grid import jobs, setting
 
 REMEDY = "pip install 'kdjax[report]' brings matplotlib, and the plots"
 
@@ -18,8 +18,8 @@ def all_of(grid: dict) -> dict:
   # Figures of one grid are one file each time: no dates, no random ids.
   matplotlib.rcParams['svg.hashsalt'] = 'kdjax'
   found = {}
-  for task, fraction in tables.columns(grid):
-    rows = tables.of(grid, task, fraction)
+  for task, fraction in setting.each(grid):
+    rows = setting.rows(grid, task, fraction)
     if any(row['curve'] for row in rows):
       found[f'curves_{task}_{fraction:g}'] = curves(rows)
   found |= dict(gap=gap(grid), cost=cost(grid))
@@ -38,53 +38,68 @@ def save(figures: dict, folder: pathlib.Path, kinds: tuple[str, ...] = ('png', '
 
 
 def curves(rows: list[dict]):
-  """The first metric on the split that chooses, by step: means, and a standard deviation around."""
+  """The first metric on the split that chooses, by step: means, and a standard deviation around.
+
+  Of many runs a few have colours and names: fine-tuning, KD, and who ends highest.
+  """
   figure, axis = _figure()
   metric = rows[0]['metrics'][0]
-  for n, row in enumerate(row for row in rows if row['curve'] and row['run'] != 'teacher'):
+  found = [row for row in rows if row['curve'] and row['run'] != 'teacher']
+  ends = {row['run']: np.mean([each[-1] for each in row['curve'][metric]]) for row in found}
+  first = [row['run'] for row in found if row['run'] in ('finetune', 'kd')]
+  named = [*first, *(name for name in sorted(ends, key=ends.get)[::-1] if name not in first)]
+  named = named[:_NAMED]
+  for row in sorted(found, key=lambda row: row['run'] in named):  # those on top
     steps, values = row['curve']['step'], np.array(row['curve'][metric])
     mean = values.mean(0)
-    (line,) = axis.plot(steps, mean, _STYLES[n // 10 % len(_STYLES)], marker='.', label=row['run'])
-    if len(values) > 1:
+    own = row['run'] in named
+    how = dict(label=row['run'], marker='.') if own else dict(color='lightgray', lw=0.8)
+    (line,) = axis.plot(steps, mean, **how)
+    if len(values) > 1 and own:
       std = values.std(0, ddof=1)
       axis.fill_between(steps, mean - std, mean + std, color=line.get_color(), alpha=0.15, lw=0)
+  if len(found) > len(named):
+    axis.plot([], [], color='lightgray', lw=0.8, label=f'{len(found) - len(named)} others')
   teacher = rows[0]['scores'][rows[0]['chosen']][metric]
   axis.axhline(np.mean(teacher), color='black', lw=1, ls=':', label='teacher')
-  axis.set(xlabel='step', ylabel=f'{rows[0]["chosen"]} {metric}', title=_title(rows[0]))
+  axis.set(xlabel='step', ylabel=f'{rows[0]["chosen"]} {metric}', title=setting.name(rows[0]))
   return _finish(figure, axis)
 
 
 def gap(grid: dict):
-  """By method, the share of the gap of teacher and fine-tuned student that it closes, by task."""
+  """Methods by settings: the share of the gap of teacher and fine-tuned student that is closed."""
   shares: dict[str, dict[str, float]] = {}
   for row in grid['rows']:
-    share = row['share'].get(tables.tested(row))
+    share = row['share'].get(setting.judge(row))
     if share is not None:
-      shares.setdefault(_title(row), {})[row['run']] = share
+      shares.setdefault(setting.name(row), {})[row['run']] = 100 * share
   names = list(dict.fromkeys(name for own in shares.values() for name in own))
   if not names:
     return None
-  figure, axis = _figure(width=max(6.4, 0.35 * len(names) * len(shares) + 2))
-  width = 0.8 / len(shares)
-  for n, (title, own) in enumerate(shares.items()):
-    at = np.array([i for i, name in enumerate(names) if name in own]) + (n + 0.5) * width - 0.4
-    axis.bar(at, [100 * own[name] for name in names if name in own], width, label=title)
-  axis.axhline(0, color='black', lw=0.8)
-  axis.axhline(100, color='black', lw=0.8, ls=':')
-  axis.set_xticks(range(len(names)), names, rotation=45, ha='right')
-  axis.set(ylabel='% of the gap closed', title='0: fine-tuned student, 100: teacher')
-  return _finish(figure, axis)
+  figure, axis = _figure(2.6 + 0.75 * len(shares), 1.4 + 0.24 * len(names))
+  values = np.array([[own.get(name, np.nan) for own in shares.values()] for name in names])
+  axis.imshow(values, cmap='RdYlBu', vmin=-100, vmax=100, aspect='auto')
+  for (n, m), value in np.ndenumerate(values):
+    if not np.isnan(value):
+      dark = dict(color='white' if abs(value) > 70 else 'black')
+      axis.text(m, n, str(round(value)), ha='center', va='center', fontsize=8, **dark)
+  axis.set_yticks(range(len(names)), names, fontsize=8)
+  axis.set_xticks(range(len(shares)), list(shares), rotation=45, ha='right', fontsize=8)
+  axis.set_title('% of the gap closed, 0: fine-tuned, 100: teacher\nempty: not run', fontsize=9)
+  axis.spines[:].set_visible(False)
+  axis.tick_params(length=0)
+  return figure
 
 
 def cost(grid: dict):
   """Training time relative to KD against the difference from KD, with its interval; by task."""
   panels = {}
-  for column in tables.columns(grid):
-    rows = tables.of(grid, *column)
-    found = [(row, row['difference'].get(tables.tested(row))) for row in rows]
+  for column in setting.each(grid):
+    rows = setting.rows(grid, *column)
+    found = [(row, row['difference'].get(setting.judge(row))) for row in rows]
     found = [(row, own) for row, own in found if own]
     if found:
-      panels[_title(rows[0])] = found
+      panels[setting.name(rows[0])] = found
   if not panels:
     return None
   names = list(dict.fromkeys(row['run'] for found in panels.values() for row, _ in found))
@@ -115,7 +130,7 @@ def size(grid: dict, task: str):
   """The first metric against the share of the training rows, of runs with several; by split."""
   rows = [row for row in grid['rows'] if row['task'] == task]
   metric, panels = rows[0]['metrics'][0], {}
-  for split in (tables.tested(rows[0]), jobs.REST):
+  for split in (setting.judge(rows[0]), jobs.REST):
     own = {}
     for row in sorted(rows, key=lambda row: row['fraction']):
       if split in row['scores']:
@@ -142,11 +157,8 @@ def size(grid: dict, task: str):
   return _finish(figure, axes.flat[-1])
 
 
-_STYLES, _MARKS = ('-', '--', '-.'), 'os^D'
-
-
-def _title(row: dict) -> str:
-  return row['task'] if row['fraction'] == 1 else f'{row["task"]}, {100 * row["fraction"]:g} %'
+_NAMED = 7  # curves that have colours
+_MARKS = 'os^D'
 
 
 def _figure(width: float = 6.4, height: float = 4.4, **grid):

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from kdjax import env, methods, runs
-from kdjax.grid import gather, jobs, scores, tables
+from kdjax.grid import cells, gather, jobs, scores, setting, summary, tables
 from tests import tiny, toy
 from tests.grid import toy_grid
 
@@ -33,7 +33,7 @@ def test_every_run_has_its_numbers(done):
     seeds = 1 if row['run'] == 'teacher' else 2
     judges = ['validation+test', 'validation', 'test']
     assert list(row['scores']) == ['development', *judges] and row['chosen'] == 'development'
-    assert tables.tested(row) == 'validation+test'
+    assert setting.judge(row) == 'validation+test'
     both, one, other = (np.array(row['scores'][split]['accuracy']) for split in judges)
     np.testing.assert_allclose(both, (40 * one + 20 * other) / 60)
     assert all(len(own['accuracy']) == seeds for own in row['scores'].values())
@@ -91,7 +91,7 @@ def test_training_rows_that_a_share_left_out_are_scored(tmp_path):
 
   c = toy_grid.config(tmp_path, **{'grid.fractions': (0.5,), 'grid.methods': 'kd', 'grid.rest': 20})
   (row, _), workdir = toy_grid.run(c, tmp_path / 'work')['rows'], tmp_path / 'work'
-  assert list(row['scores'])[-1] == jobs.REST and tables.tested(row) == 'validation+test'
+  assert list(row['scores'])[-1] == jobs.REST and setting.judge(row) == 'validation+test'
   with np.load(workdir / row['workdirs'][0] / 'kd' / 'predictions' / 'train_rest.npz') as found:
     index, label, logits = found['index'], found['label'], found['logits']
   assert logits.shape[:2] == (2, len(label)) and 10 < len(set(index)) <= 20
@@ -318,7 +318,7 @@ def test_the_table_of_a_search_names_the_best_trial_and_what_it_was():
   )  # fmt: skip
   rows = [row('a_0', 1e-4, [0.5, 0.6], 1.0), row('a_1', 3e-4, [0.7, 0.6], 2.0)]
   rows += [row('b_c_0', 1e-4, [0.9, 0.6], 1.0), row('b_c_1', 1e-4, [0.7, 0.6], 2.0)]
-  lines = tables.searched(dict(rows=[row('teacher', 0, [1.0], 0.0), *rows])).lines
+  lines = summary.searched(dict(rows=[row('teacher', 0, [1.0], 0.0), *rows])).lines
   assert [line[1:3] + line[4:5] for line in lines] == [['a', '2', 'a_1'], ['b_c', '2', 'b_c_0']]
   assert [line[3][:6] for line in lines] == ['0.5500', '0.7500']  # what the first trial has
   assert [line[6] for line in lines] == ['alpha 2, rate_of_training 0.0003', 'alpha 1']
@@ -392,13 +392,13 @@ def test_differences_are_those_of_the_written_predictions(done):
       label, each = found['label'], found['logits'].argmax(-1)
     f1 = [f1_score(label, own, average='macro') for own in each]
     decided[name] = np.array([(each == label).mean(), np.mean(f1)])
-  text = '\n'.join(tables.markdown(table) for table in tables.all_of(grid))
+  text = '\n'.join(cells.markdown(table) for table in tables.all_of(grid))
   assert 'judged on validation' in text
   for want, more in zip(decided['token_replace'] - decided['kd'], ('', ' f1_macro'), strict=True):
     got = grid['rows'][-1]['difference'][f'validation{more}']
     assert got['mean'] == pytest.approx(want)
     assert got['low'] <= got['mean'] <= got['high'] and f'{got["mean"]:+.4f} [' in text
-  gains = tables.gains(grid)
+  gains = summary.gains(grid)
   assert [name for name in gains.head if ' - ' in name] == [
     'own accuracy - kd',
     'own f1_macro - kd',

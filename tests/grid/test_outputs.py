@@ -11,7 +11,7 @@ import re
 import numpy as np
 import pytest
 
-from kdjax.grid import docs, page, plots, tables
+from kdjax.grid import cells, docs, page, plots, setting, summary, tables
 from tests.grid import made
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
@@ -23,34 +23,35 @@ def grid():
 
 
 def test_a_difference_says_whether_zero_is_inside():
-  shown = lambda mean, low, high: tables.difference(  # noqa: E731
+  shown = lambda mean, low, high: cells.difference(  # noqa: E731
     dict(mean=mean, low=low, high=high, decided=low > 0 or high < 0)
   )
   assert shown(0.01234, 0.001, 0.02) == '+0.0123 [+0.0010, +0.0200]'
   assert shown(0.01, -0.001, 0.02) == '+0.0100 [-0.0010, +0.0200] ~'
   assert shown(-0.01, -0.03, -0.001) == '-0.0100 [-0.0300, -0.0010]'
-  assert tables.difference(None) == ''
+  assert cells.difference(None) == ''
   row = dict(share=dict(a=0.8251, b=-0.1, c=None))
-  assert [tables.closed(row, split) for split in 'abcd'] == ['83 %', '-10 %', 'n/a', '']
+  assert [cells.closed(row, split) for split in 'abcd'] == ['83 %', '-10 %', 'n/a', '']
 
 
 def test_the_overview_has_each_method_and_the_mean_over_settings(grid):
-  table = tables.overview(grid)
+  table = summary.overview(grid)
   assert table.head == ['', 'rte accuracy', 'mnli 10 % accuracy', 'mnli accuracy', 'mean']
   assert [line[0] for line in table.lines] == ['teacher', 'finetune', 'kd', 'aug_pro']
   values = [float(cell.split(' ')[0]) for cell in table.lines[2][1:]]
   assert values[3] == pytest.approx(sum(values[:3]) / 3, abs=1e-4)
-  assert 'chose nothing' in table.note and 'zero is inside' in table.note
+  assert 'no checkpoint was chosen' in table.note and 'zero is inside' in table.note
 
 
 def test_tables_are_there_for_what_was_measured_and_not_for_the_rest(grid):
   titles = [table.title for table in tables.all_of(grid)]
-  assert titles[:3] == ['All methods', 'Gains', "Share of the teacher's score"]
+  assert titles[:2] == ['All methods', 'Against kd']
+  assert titles[2:4] == ['Gains', "Share of the teacher's score"]
   assert 'mnli: out of domain, accuracy' in titles and 'rte: out of domain, accuracy' not in titles
   assert 'mnli: parts of hans, accuracy' in titles and 'rte: cost' in titles
   (merged,) = {t.note for t in tables.all_of(grid) if 'out of domain' in t.title}
   assert 'hans has entailment, non-entailment' in merged and 'taken first' in merged
-  text = tables.markdown(tables.gains(grid))
+  text = cells.markdown(summary.gains(grid))
   assert '+0.0200 [-0.0100, +0.0500] ~' in text and 'n/a' in text and '83 %' in text
 
 
@@ -63,14 +64,45 @@ def test_the_share_of_the_teacher_names_the_best_method_and_the_best_combination
       row['scores']['train_rest'] = dict(accuracy=[0.4])
     if row['task'] == 'rte' and row['run'] == 'teacher':
       row['scores']['train_rest'] = dict(accuracy=[0.5])
-  table = tables.kept(made)
+  table = summary.kept(made)
   assert table.head == ['', 'rte', 'rte, train_rest', 'mnli 10 %', 'mnli', 'mean']
   lines = {line[0]: line[1:] for line in table.lines}
   assert lines['kd'] == ['87.5 %', '80.0 %', '87.5 %', '87.5 %', '87.5 %']
   assert lines['aug_pro'] == ['93.8 %', '', '93.8 %', '93.8 %', '93.8 %'] and len(lines) == 3
   assert 'Highest: rte: kd, of combinations aug_pro; rte, train_rest: kd;' in table.note
   made['rows'] = [row for row in made['rows'] if row['run'] != 'teacher']
-  assert tables.kept(made).lines == []  # nothing to take a share of
+  assert summary.kept(made).lines == []  # nothing to take a share of
+
+
+def test_like_is_compared_with_like(grid):
+  made = copy.deepcopy(grid)
+  for row in made['rows']:
+    if row['run'] == 'aug_pro':
+      if row['task'] == 'rte':
+        row['parameters'] *= 2
+      else:
+        row['rows'] = 1000
+        row['fields'] = {}
+  note = summary.kept(made).note
+  assert 'rte: kd, of another size aug_pro; mnli 10 %: kd, with more rows aug_pro;' in note
+  (titled,) = [t for t in tables.all_of(made) if t.title.startswith('mnli: 1')]
+  assert titled.title == 'mnli: 100 training rows'
+  (cost,) = [t for t in tables.all_of(made) if t.title == 'mnli: cost']
+  assert [line[2] for line in cost.lines] == ['100', '100', '100', '1,000']
+
+
+def test_verdicts_count_settings_on_which_zero_is_outside(grid):
+  made = copy.deepcopy(grid)
+  below = dict(mean=-0.05, low=-0.06, high=-0.04, decided=True)
+  for row in made['rows']:
+    if (row['task'], row['fraction'], row['run']) == ('mnli', 0.1, 'aug_pro'):
+      row['difference']['validation'] = below
+  table = summary.verdicts(made)
+  assert table.head[1:5] == ['settings', 'above kd', 'not shown', 'below kd']
+  assert table.lines == [
+    ['finetune', '3', '0', '3', '0', '+0.0200', '0.7'],
+    ['aug_pro', '3', '2', '0', '1', '+0.0033', '1.3'],
+  ]
 
 
 def test_csv_reads_back_to_the_same_numbers(grid):
@@ -101,7 +133,7 @@ def _read_tabular(text: str) -> list[list[str]]:
 
 def test_latex_reads_back_to_the_same_cells(grid):
   for table in tables.all_of(grid):
-    text = tables.latex(table)
+    text = cells.latex(table)
     assert _read_tabular(text) == [table.head, *table.lines]
     assert text.count('{l' + 'r' * (len(table.head) - 1) + '}') == 1
     bare = re.sub(r'\\[&%_#$]|\\text\w+\{\}|\$\\pm\$', '', text.split(r'\toprule')[1])
@@ -144,6 +176,27 @@ def test_plots_are_written_as_png_and_svg(grid, tmp_path):
     assert '<svg' in (tmp_path / f'{name}.svg').read_text()
 
 
+def test_the_gap_is_a_cell_for_each_run_that_has_one(grid):
+  axis = plots.gap(grid).axes[0]
+  names = [text.get_text() for text in axis.get_yticklabels()]
+  places = [text.get_text() for text in axis.get_xticklabels()]
+  shown = {(names[y], places[x]): t.get_text() for t in axis.texts for x, y in [t.get_position()]}
+  assert shown == {('kd', 'rte'): '83', ('aug_pro', 'rte'): '83'}
+
+
+def test_of_many_curves_the_base_and_the_highest_have_names(grid):
+  rows = [copy.deepcopy(row) for row in setting.rows(grid, 'rte', 1.0)]
+  for n in range(9):
+    more = copy.deepcopy(rows[-1]) | dict(run=f'other{n}')
+    more['curve']['accuracy'] = [[0.4, 0.5 + n / 100]] * 3
+    rows.append(more)
+  axis = plots.curves(rows).axes[0]
+  said = {text.get_text() for text in axis.get_legend().texts}
+  highest = {f'other{n}' for n in range(4, 9)}
+  assert said == {'finetune', 'kd', 'teacher', '5 others', *highest}
+  assert len(axis.lines) == 12 + 2  # all are drawn
+
+
 def test_shares_have_the_runs_that_have_several_and_what_they_scored(grid):
   rows = [row for row in grid['rows'] if row['task'] == 'mnli']
   alone = dict(rows[-1], run='alone')
@@ -161,19 +214,19 @@ def test_shares_have_the_runs_that_have_several_and_what_they_scored(grid):
       for bars in axis.containers
     }
     assert found == {run: points for run, points in want.items() if len(points) > 1} != {}
-  assert figure.axes[0].get_ylabel().startswith(tables.tested(rows[0]))
+  assert figure.axes[0].get_ylabel().startswith(setting.judge(rows[0]))
 
 
 def test_costs_have_a_panel_for_each_task_and_a_name_for_each_run(grid):
   figure = plots.cost(grid)
-  rows = [r for r in grid['rows'] if r['difference'].get(tables.tested(r))]
+  rows = [r for r in grid['rows'] if r['difference'].get(setting.judge(r))]
   assert len(figure.axes) == len({(r['task'], r['fraction']) for r in rows}) > 1
   assert {text.get_text() for text in figure.legends[0].texts} == {r['run'] for r in rows}
   assert sum(len(axis.containers) for axis in figure.axes) == len(rows)
   lines = [found for axis in figure.axes for found in axis.containers]
   shown = {(float(x), float(y)) for line in lines for x, y in [line.lines[0].get_xydata()[0]]}
   assert shown == {
-    (r['cost']['relative'], r['difference'][tables.tested(r)]['mean']) for r in rows
+    (r['cost']['relative'], r['difference'][setting.judge(r)]['mean']) for r in rows
   }  # fmt: skip
 
 
@@ -182,7 +235,7 @@ def test_the_docs_have_the_tables_and_no_folder_of_a_machine(grid):
   assert text.startswith('# Results\n') and text.count('## All methods') == 1
   folders = [f'--config.{field}=<folder>' for field in ('data.dir', 'grid.text', 'teacher.init')]
   assert ' '.join([*folders, '--config.seeds=3']) in text and '/home/me' not in text
-  assert all(tables.markdown(table) in text for table in tables.all_of(grid))
+  assert all(cells.markdown(table) in text for table in tables.all_of(grid))
 
 
 def test_folders_after_a_space_are_no_business_of_the_docs_either():
@@ -205,11 +258,42 @@ def test_grids_of_several_days_are_one_page(grid):
     if row['task'] == 'mnli' and row['run'] == 'codir':  # asked for no sets from elsewhere
       row['ood'] = row['classes'] = {}
   found = docs.joined(dict(a=grid, later=later))
-  names = [row['run'] for row in tables.of(found, 'rte', 1.0)]
+  names = [row['run'] for row in setting.rows(found, 'rte', 1.0)]
   assert names == ['teacher', 'finetune', 'kd', 'kd (later)', 'aug_pro', 'codir']
-  assert [row['run'] for row in tables.of(found, 'mnli', 1.0)][-2:] == ['aug_pro', 'codir']
+  assert [row['run'] for row in setting.rows(found, 'mnli', 1.0)][-2:] == ['aug_pro', 'codir']
   page = docs.page(dict(a=grid, later=later))
   assert page.count('kdjax.reproduce --config') == 2 and '\nlater: ' in page
+  (again,) = [row for row in found['rows'] if row['run'] == 'kd (later)']
+  assert again['cost']['relative'] is None and not again['curve']  # no KD to be measured by
+
+
+def test_a_gap_is_that_to_the_fine_tuned_student_of_another_command(grid):
+  alone = copy.deepcopy(grid)
+  alone['rows'] = [row for row in alone['rows'] if row['run'] in ('teacher', 'kd')]
+  for row in alone['rows']:
+    if row['run'] == 'kd':
+      row.update(run='codir', share={})
+      row['parameters'] *= 2 if row['task'] == 'rte' else 1
+    elif row['fraction'] == 0.1:  # another teacher
+      row['scores']['validation']['accuracy'] = [0.9]
+  found = docs.joined(dict(a=grid, alone=alone))
+  share = lambda task, fraction: {  # noqa: E731
+    row['run']: row['share'] for row in setting.rows(found, task, fraction)
+  }
+  mean = {
+    row['run']: np.mean(row['scores']['validation']['accuracy'])
+    for row in setting.rows(grid, 'mnli', 1.0)
+  }
+  assert mean['teacher'] < mean['finetune'] and share('mnli', 1.0)['codir']['validation'] is None
+  for row in (*grid['rows'], *alone['rows']):  # a teacher that is above its student
+    if row['run'] == 'teacher' and row['fraction'] == 1.0:
+      row['scores']['validation']['accuracy'] = [0.9]
+  found = docs.joined(dict(a=grid, alone=alone))
+  want = (mean['kd'] - mean['finetune']) / (0.9 - mean['finetune'])
+  assert share('mnli', 1.0)['codir']['validation'] == pytest.approx(want)
+  assert 'validation' not in share('mnli', 0.1)['codir']  # its teacher has another score
+  assert 'validation' not in share('rte', 1.0)['codir']  # that student is smaller
+  assert share('mnli', 1.0)['aug_pro'] == {'validation': None}  # its own command's
 
 
 def test_a_split_that_some_runs_were_not_scored_on_leaves_their_cells_empty(grid):
@@ -229,10 +313,10 @@ def test_a_split_that_some_runs_were_not_scored_on_leaves_their_cells_empty(grid
   other = copy.deepcopy(grid['rows'][6] | dict(run='codir'))
   assert (other['task'], other['fraction']) == ('mnli', 0.1)
   found['rows'].append(other)
-  table = tables.results(tables.of(found, 'mnli', 0.1), found)
+  table = tables.results(setting.rows(found, 'mnli', 0.1), found)
   at = table.head.index('train_rest accuracy - kd')
   assert [line[at] for line in table.lines][3:] == ['+0.0400 [+0.0300, +0.0500]', '']
-  gains = tables.gains(found)
+  gains = summary.gains(found)
   (at,) = [n for n, name in enumerate(gains.head) if name.endswith('train_rest accuracy - kd')]
   assert {line[0]: line[at] for line in gains.lines if line[at]} == {
     'aug_pro': '+0.0400 [+0.0300, +0.0500]'
