@@ -148,7 +148,7 @@ def theirs(folders, data: str, task: str, rows, workdir, dynamic: bool, clock) -
   tokenizer = transformers.AutoTokenizer.from_pretrained(folders['student'])
   kind = transformers.AutoModelForSequenceClassification
   student, teacher = (kind.from_pretrained(folders[k]) for k in ('student', 'teacher'))
-  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  device = 'cuda' if torch.cuda.is_available() and jax.default_backend() == 'gpu' else 'cpu'
   torch.set_float32_matmul_precision('high')  # what jax does with float32 on a GPU
   half = None if DTYPE.value == 'float32' else getattr(torch, DTYPE.value)
   student, teacher = student.to(device).train(), teacher.to(device).eval()

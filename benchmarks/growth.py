@@ -21,6 +21,8 @@ import time
 
 from absl import app, flags
 
+from benchmarks import choices
+
 _AXES = ('batch', 'length', 'vocab', 'layers')
 _FORWARDED = ('method', 'player', 'size', 'rounds', 'clock', 'dtype')
 
@@ -134,7 +136,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('method', 'kd', 'A method of benchmarks/step.py.')
   flags.DEFINE_string('player', 'student', 'Whose turn.')
   flags.DEFINE_string('size', 'minilm', 'Widths, of benchmarks/step.py.')
-  flags.DEFINE_list('axes', list(_AXES), 'By commas.')
+  choices.define('axes', list(_AXES), _AXES, 'By commas.')
   flags.DEFINE_list('factors', ['0.5', '2', '4'], 'Of the base point, along each axis.')
   flags.DEFINE_list('devices', ['2', '4'], 'Numbers of simulated devices.')
   flags.DEFINE_integer('batch', 16, 'Of the base point.')

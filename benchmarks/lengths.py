@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks import step
+from benchmarks import choices, step
 from kdjax import allocator, report
 
 
@@ -79,7 +79,7 @@ def run() -> None:
 
 if __name__ == '__main__':
   SIZE = flags.DEFINE_enum('size', 'minilm', list(step.SIZES), 'Of the models.')
-  METHODS = flags.DEFINE_list('methods', ['kd', 'finetune'], 'Of benchmarks/step.py.')
+  METHODS = choices.define('methods', ['kd', 'finetune'], step.METHODS, 'Of benchmarks/step.py.')
   LENGTHS = flags.DEFINE_list('lengths', ['16', '32', '64', '128'], 'By commas.')
   ROWS = flags.DEFINE_integer('rows', 32, 'Of a batch.')
   STEPS = flags.DEFINE_integer('steps', 1, 'Of a round; ten or more on a GPU.')

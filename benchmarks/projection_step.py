@@ -24,6 +24,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from benchmarks import choices
 from benchmarks import step as steps_
 from configs import common
 from kdjax import env, methods, net, report, sharding, tasks, train
@@ -39,7 +40,7 @@ WAYS = {
 }
 _SIZE = flags.DEFINE_enum('size', 'minilm', list(steps_.SIZES), 'Of the models that are timed.')
 _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Steps of each kind; the median is taken.')
-_WAYS = flags.DEFINE_list('ways', list(WAYS), 'By commas; none is always among them.')
+_WAYS = choices.define('ways', list(WAYS), WAYS, 'By commas; none is always among them.')
 _WARM = flags.DEFINE_integer('warm', 40, 'Steps before those, in which tokens are met.')
 _ROWS = flags.DEFINE_integer('rows', 32, 'Texts of a batch.')
 _LENGTH = flags.DEFINE_integer('length', 64, 'Tokens of a text.')

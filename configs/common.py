@@ -155,7 +155,8 @@ def _teacher() -> ConfigDict:
   c.epochs = 4.0
   c.steps = 0  # 0: by epochs
   c.rate = 2e-4  # for MiniLM's size; 2e-5 to 5e-5 suits BERT-base
-  # Its answers to the train split, computed once; auto: where a run sees rows more than once.
+  # Its answers to the train split, computed once; auto: where a run, or its seeds together, see
+  # rows more than once.
   c.cache = 'auto'  # or always, never
   return c
 

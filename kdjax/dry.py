@@ -136,7 +136,8 @@ def _cut(text: str) -> str:
 
 def _teacher(plan: env.Plan) -> list[str]:
   """How a teacher that is taken as it is does on some rows, and what speaks against it."""
-  if 'teacher' in runs.order(plan.c) and not runs.done(plan.c, plan.workdir / 'teacher'):
+  own = 'teacher' in runs.order(plan.c)
+  if own and (not runs.done(plan.c, plan.workdir / 'teacher') or _other(plan, 'teacher')):
     return []
   split = plan.spec.evaluation[0]
   data = plan.data[split]
@@ -165,13 +166,18 @@ def _line(name: str, steps: int, per_epoch: int, plan: env.Plan) -> None:
   seeds = len(runs.folders(plan.c, where))
   many = f' of {seeds} seeds' * (seeds > 1)
   state = 'finished, would be reused' if runs.done(plan.c, where) else f'{steps} steps{many}'
-  said = runs.differ(where, runs.asked(plan.c, name))
-  if said:  # or it would have been refused
+  if said := _other(plan, name):  # or it would have been refused
     state = f'{steps} steps{many}, and the run there ({said}) would be set aside'
   print(f'  {name}: {state}, {steps / per_epoch:.2f} epochs of {per_epoch} -> {where}')
   if not plan.spec.images:
     lengths = staging.said(plan, name, staging.lengths_of(plan, name))
     print(f'    {lengths}{staging.mixed(plan, name)}')
+
+
+def _other(plan: env.Plan, name: str) -> str:
+  """What a run there was asked instead, or found in the same files; '': it is this one."""
+  where = plan.workdir / name
+  return runs.differ(where, runs.asked(plan.c, name)) or staging.moved(plan, name)
 
 
 def _written(plan: env.Plan, checkpoints: dict[str, int]) -> str:
@@ -196,7 +202,7 @@ def _times(plan: env.Plan) -> None:
   print('\ntime, by a few steps of each run (compiled programs are kept for the run):', flush=True)
   total = 0.0
   for name in runs.order(plan.c):
-    if runs.done(plan.c, plan.workdir / name):
+    if runs.done(plan.c, plan.workdir / name) and not _other(plan, name):
       continue
     own = estimate.of(plan, name)
     total += own.seconds

@@ -37,7 +37,7 @@ def export(c, workdir: pathlib.Path) -> pathlib.Path:
     return target
   if target.exists() and any(target.iterdir()):
     raise ValueError(f'{target} is not empty: set config.export.dir, or delete it')
-  checked = _checked(c) if text else ()
+  checked = (c.data.max_length, *_checked(c)) if text else ()
   spare = target.with_name(target.name + '.tmp')
   shutil.rmtree(spare, ignore_errors=True)
   try:
@@ -74,7 +74,7 @@ def _wanted(c, text: bool) -> dict[str, formats.Format]:
 
 
 def _checked(c) -> tuple:
-  """(config with max_length, kind of the task, rows of the split that chose the model)."""
+  """(config, kind of the task, rows of the split that chose the model)."""
   c, spec, text = env.read(c)
   split = text.splits[next(s for s in spec.evaluation if s in text.splits)]
   return c, spec.kind, table.take(split, np.arange(min(c.export.rows, len(split.index))))
@@ -92,10 +92,16 @@ def _equal(where: pathlib.Path, copy: pathlib.Path, head: str) -> None:
     raise RuntimeError(f'{copy} does not read back as {where}')
 
 
-def _write(copy: pathlib.Path, wanted: dict[str, formats.Format], c, kind: str, rows) -> None:
-  """The formats of one classifier, and its report."""
-  module, _, tokenizer = hf.load(str(copy))
-  longest = min(c.data.max_length, module.spec.max_length)
+def _write(
+  copy: pathlib.Path, wanted: dict[str, formats.Format], longest: int, c, kind: str, rows
+) -> None:
+  """The formats of one classifier, and its report.
+
+  longest: config.data.max_length as it was given; 0: as the model was trained.
+  """
+  module, config, tokenizer = hf.load(str(copy))
+  tokenizer.save_pretrained(str(copy))  # which gives all that the model reads, segments too
+  longest = min(longest or hf.length_of(config), module.spec.max_length)
   asked = formats.inputs(module, tokenizer, longest)
   # Of all that training reads: a format that lacks one of these is found out.
   whole = asked._replace(names=formats.NAMES)

@@ -5,6 +5,9 @@ import pathlib
 
 from kdjax import env, hosts, log, predict, report, roles, runs, seeds, sharding, staging
 
+_COLUMNS = 'config.data.text', 'config.data.pair'
+_UNNAMED = 'text', ''  # what those are where nobody sets them
+
 
 def chosen(c, workdir: pathlib.Path) -> dict[int, pathlib.Path]:
   """By seed, the models that eval, predict and export take: config.eval.model, or this method's."""
@@ -24,7 +27,7 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   Of several seeds: their means, and beside them std and seeds.
   """
   models = chosen(c, workdir)
-  first = next(iter(models.values()))
+  first, longest = next(iter(models.values())), c.data.max_length
   if runs.masked(c):
     c, spec = env.settle(c)
     if spec.label:  # it has a validation split of its own, and the corpus is not scored
@@ -41,7 +44,7 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
     c, spec, text = env.read(c)
 
     def scores(where: pathlib.Path, splits: list[str]) -> dict[str, dict[str, float]]:
-      classifier = _classifier(c, where)
+      classifier = _classifier(c, where, longest)
       classifier.check(spec)
       return {split: classifier.score(text.splits[split], spec) for split in splits}
 
@@ -58,9 +61,10 @@ def evaluation(c, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
   return out
 
 
-def _classifier(c, where: pathlib.Path) -> predict.Classifier:
+def _classifier(c, where: pathlib.Path, longest: int) -> predict.Classifier:
+  """longest: config.data.max_length as it was given; 0: as the model was trained."""
   mesh = sharding.make_mesh(**c.mesh)
-  return predict.load(str(where), c.eval.batch_size, c.data.max_length, mesh)
+  return predict.load(str(where), c.eval.batch_size, longest or None, mesh)
 
 
 def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
@@ -69,17 +73,17 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
     raise ValueError(
       f'a masked language model predicts no classes: method {c.method.name} has no --mode=predict'
     )
-  where = chosen(c, workdir)[c.seed]
+  where, longest = chosen(c, workdir)[c.seed], c.data.max_length
   if c.eval.data:
     c, spec = env.settle(c)
     if spec.images:
       raise ValueError(f'config.eval.data={c.eval.data} is a file of texts, {where} reads images')
     data = pathlib.Path(c.eval.data)
-    path, clf = workdir / f'predictions.{data.name}', _classifier(c, where)
-    known = spec.name not in ('own', 'docs')  # then its columns are what they are
-    text, pair = (*spec.columns, '')[:2] if known else (c.data.text, c.data.pair)
-    flags = ('', '') if known else ('config.data.text', 'config.data.pair')
-    n = predict.file(clf, str(where), data, text, pair, path, flags=flags)
+    path, clf = workdir / f'predictions.{data.name}', _classifier(c, where, longest)
+    given = c.data.text, c.data.pair
+    if spec.name not in ('own', 'docs') and given == _UNNAMED:
+      given = (*spec.columns, '')[:2]  # as the files of a known task have them
+    n = predict.file(clf, str(where), data, *given, path, flags=_COLUMNS)
   else:
     c, spec, text = env.read(c)
     split = c.eval.split or next(
@@ -87,7 +91,7 @@ def prediction(c, workdir: pathlib.Path) -> pathlib.Path:
     )
     if split not in text.splits:
       raise ValueError(f'no split {split!r} in {text.origin}: there are {", ".join(text.splits)}')
-    path, clf = workdir / f'predictions.{split}.csv', _classifier(c, where)
+    path, clf = workdir / f'predictions.{split}.csv', _classifier(c, where, longest)
     n = predict.split(clf, str(where), text.splits[split], path)
   if hosts.first():
     print(f'{n:,} predictions of {where} in {path}')

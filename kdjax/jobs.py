@@ -38,7 +38,13 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   fork: runs that were asked something else, or found other data in the same files, are set aside,
   once all is checked, not refused.
   """
-  given, wanted = c, runs.order(c)
+  # A teacher that was set aside is no longer theirs who begin anew.
+  return _prepare(c, workdir, cache, fork) or _prepare(c, workdir, cache, False)
+
+
+def _prepare(c, workdir: pathlib.Path, cache: str, fork: bool) -> env.Plan | None:
+  """The same; None where what was set aside is among what others were to begin from."""
+  wanted = runs.order(c)
   log.check(c.train.wandb)
   runs.check_own(c)
   if not cache:
@@ -89,21 +95,16 @@ def prepare(c, workdir: pathlib.Path, cache: str = '', fork: bool = False) -> en
   if hosts.several():
     hosts.same({f'the data of {name}': batches.digest(data) for name, data in plan.data.items()})
   kept = [name for name in wanted if name not in others]
-  moved = hosts.agree(lambda: {name: said for name in kept if (said := _moved(plan, name))})
-  if moved and not fork:
-    name, said = next(iter(moved.items()))
+  other = hosts.agree(lambda: {name: said for name in kept if (said := staging.moved(plan, name))})
+  if other and not fork:
+    name, said = next(iter(other.items()))
     raise ValueError(
       f'{workdir / name} learned from other data than there are now ({said}): put those back, take '
       'another --workdir, or --fork, which renames that folder and begins anew'
     )
-  stale = [] if cache else [*others, *moved]
+  stale = [] if cache else [*others, *other]
   hosts.agree(lambda: [_set_aside(workdir / name) for name in stale])
-  # A teacher that was set aside is no longer theirs who begin anew.
-  return prepare(given, workdir) if moved and not cache else plan
-
-
-def _moved(plan: env.Plan, name: str) -> str:
-  return runs.moved(plan.workdir / name, lambda: staging.data_of(plan, name))
+  return None if other and not cache else plan
 
 
 def _set_aside(folder: pathlib.Path) -> None:

@@ -104,7 +104,8 @@ class Classifier:
     elif tokenizer is None:
       raise ValueError('the model has no tokenizer files: it cannot read text')
     else:
-      max_length = max_length or min(hf.length_of(config), int(tokenizer.model_max_length))
+      if max_length is None:
+        max_length = min(hf.length_of(config), int(tokenizer.model_max_length))
       max_length = min(max_length, module.spec.max_length)
       self._reader = Texts(tokenizer, config.vocab_size, max_length)
       self._reader.check()

@@ -241,8 +241,19 @@ def began(workdir: pathlib.Path) -> list[int]:
 
 def moved(workdir: pathlib.Path, now: Callable[[], dict]) -> str:
   """What data the run in this folder found instead; '' where they are these, or it does not say."""
-  there = (_noted(workdir) or {}).get(_DATA)
+  there = found(workdir)
   return _apart(there, now()) if there else ''
+
+
+def found(workdir: pathlib.Path) -> dict:
+  """What the run in this folder found in its files; {} where it does not say."""
+  return (_noted(workdir) or {}).get(_DATA, {})
+
+
+def unlike(one: pathlib.Path, other: pathlib.Path) -> str:
+  """In what the data of two folders' runs differ; '' where they do not, or one does not say."""
+  there, now = found(one), found(other)
+  return _apart(there, now) if there and now else ''
 
 
 def _noted(workdir: pathlib.Path) -> dict | None:

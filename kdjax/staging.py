@@ -46,6 +46,11 @@ def data_of(plan: env.Plan, name: str) -> dict[str, str]:
   return found
 
 
+def moved(plan: env.Plan, name: str) -> str:
+  """What data a run there learned from instead of the plan's; '' where they are these."""
+  return runs.moved(plan.workdir / name, lambda: data_of(plan, name))
+
+
 def steps_of(plan: env.Plan, name: str) -> tuple[int, int]:
   """(steps of a run, steps of one epoch)."""
   return train.total_steps(runs.fields(plan.c, name), len(rows_of(plan, name).index))

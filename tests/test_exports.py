@@ -122,6 +122,18 @@ def test_segments_of_a_second_text_reach_a_format_and_transformers(tmp_path):
   assert pair['token_type_ids'] == [0, 0, 0, 1, 1]
 
 
+def test_the_tokenizer_of_an_export_gives_what_its_formats_read(c, tmp_path):
+  where = tmp_path / 'model' / 'tokenizer_config.json'
+  said = json.loads(where.read_text())
+  said['model_input_names'] = ['input_ids', 'attention_mask']  # as of a folder that is not ours
+  where.write_text(json.dumps(said))
+  c.export.formats = 'stablehlo'
+  target = exports.export(c, tmp_path)
+  names = json.loads((target / exports.REPORT).read_text())['names']
+  given = transformers.AutoTokenizer.from_pretrained(target)('good', 'dull')
+  assert set(names) == set(given) == set(NAMES)
+
+
 def test_what_a_format_does_not_read_is_found_out(c, tmp_path, monkeypatch):
   c.export.formats = 'stablehlo'
   inputs, tokenise = formats.inputs, exports.tokens.tokenise

@@ -127,6 +127,8 @@ def test_what_parquet_cannot_hold_is_said_in_a_line(tmp_path, folder, capsys):
 
 LATE = dict(
   parquet=([dict(text='a', id=1), dict(text='b', id='x')], 'another extension'),
+  whole=([dict(text='a', id=2**53 + 1), dict(text='b', id=0.5)], 'beside fractions'),
+  empty=([dict(text='a', id=[{}])], 'another extension'),
   tsv=([dict(text='a'), dict(text='b'), dict(text='c\td')], "row 3, column 'text'"),
 )
 
@@ -136,7 +138,10 @@ def test_what_a_format_cannot_hold_is_known_before_anything_is_computed(
   tmp_path, folder, monkeypatch, kind
 ):
   rows, said = LATE[kind]
-  data, out = data_config.jsonl(tmp_path / 'a.jsonl', rows), tmp_path / f'b.{kind}'
+  data, out = (
+    data_config.jsonl(tmp_path / 'a.jsonl', rows),
+    tmp_path / ('b.tsv' if kind == 'tsv' else 'b.parquet'),
+  )
   monkeypatch.setattr(rowwise, 'PART', 1)
   monkeypatch.setattr(predict.Classifier, 'rows', lambda *args: pytest.fail('computed'))
   with pytest.raises(blocks.Unfit, match=said):

@@ -84,7 +84,24 @@ class Writer:
         for row, cells in enumerate(zip(*(block[c] for c in own), strict=True), 1):
           self._plain(own, [_cell(value) for value in cells], number * size + row)
     elif self._path.suffix == '.parquet':
-      self._schema(self._arrow(block).schema for block in pieces)
+      self._tabular(pieces)
+
+  def _tabular(self, pieces: Iterable[files.Columns]) -> None:
+    import pyarrow as pa
+
+    schemas, wide = [], {}
+    for block in pieces:
+      table = self._arrow(block)
+      self._write(table, pa.BufferOutputStream())
+      schemas.append(table.schema)
+      for field in table.schema:
+        if pa.types.is_integer(field.type):
+          values = (v for v in block[field.name] if v is not None and int(float(v)) != v)
+          wide.setdefault(field.name, next(values, None))
+    for field in self._schema(schemas):
+      if wide.get(field.name) is not None and pa.types.is_floating(field.type):
+        said = f'{wide[field.name]}, beside fractions'
+        raise self._mixed(f'column {field.name!r}: {said}')
 
   def join(self, parts: Sequence[pathlib.Path], path: pathlib.Path) -> None:
     """Write the file, of parts; Unfit where their types do not go together."""
@@ -131,7 +148,7 @@ class Writer:
         raise self._mixed(f'column {name!r}: an object without a field')
     return pa.table(found)
 
-  def _write(self, table, path: pathlib.Path) -> None:
+  def _write(self, table, path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 

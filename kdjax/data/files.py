@@ -100,6 +100,8 @@ def _csv(path: pathlib.Path, limit: float) -> Iterator[Columns]:
     names = _header(path, parse.delimiter, tabs)
   except csv.Error as error:
     raise ValueError(f'{path}: header: {quote.error(error)}') from error
+  if not names:
+    return
   if '\0' in ''.join(names):
     raise ValueError(f'{path}: header: NUL bytes, as UTF-16 has them: save the file as UTF-8')
   _distinct(path, names)
@@ -137,7 +139,7 @@ def _header(path: pathlib.Path, delimiter: str, tabs: bool) -> list[str]:
     for names in csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True):
       if names:  # Arrow passes over empty lines too
         return names
-  raise ValueError(f'{path}: no rows')
+  return []
 
 
 def _open(path: pathlib.Path, *how, **options):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from kdjax import metrics, report, tasks
+from kdjax import metrics, report, runs, tasks
 from kdjax.data import ood
 from kdjax.grid import commands, jobs, scores, setting, stats
 
@@ -31,6 +31,8 @@ def grid(
       where = _at(job, workdir)
       row = report.read_json(job.workdir / name / scores.FILE) | dict(workdir=where)
       same = found.setdefault((job.task, job.fraction, name), [])
+      if same:
+        _same_data(workdir / same[0]['workdir'] / name, job.workdir / name)
       if all(other['workdir'] != row['workdir'] for other in same):
         same.append(row)
   place = {name: n for n, name in enumerate(['teacher', *order])}
@@ -53,6 +55,15 @@ def grid(
     versions=report.versions(),
     device=f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
   )
+
+
+def _same_data(first: pathlib.Path, other: pathlib.Path) -> None:
+  """ValueError where two runs of one row, seeds of a method, found other rows in the files."""
+  if said := runs.unlike(first, other):
+    raise ValueError(
+      f'{other} learned from other data than {first} ({said}): rename the older folder, and the '
+      'same command trains it anew'
+    )
 
 
 def _at(job: jobs.Job, workdir: pathlib.Path) -> str:

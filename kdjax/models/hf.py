@@ -125,7 +125,8 @@ def save(
 
   labels: class names in id order, into config.json. card: text of README.md. max_length: tokens of
   a text in training, which length_of reads back. An existing model is replaced whole
-  (folders.replacing). The config is not modified.
+  (folders.replacing). The config is not modified; the tokenizer gives the segments that the model
+  reads from then on.
 
   Raises ValueError where config and module disagree on a size, or labels on their number.
   """

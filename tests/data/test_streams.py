@@ -104,6 +104,12 @@ def test_what_is_wrong_is_named_with_file_row_and_columns(tmp_path):
       _read(where)
 
 
+def test_a_file_without_a_byte_among_others_has_no_rows(tmp_path):
+  (tmp_path / 'a.csv').write_text('')
+  (tmp_path / 'b.csv').write_text('text\na film\n')
+  assert list(_read(tmp_path)) == ['a film']
+
+
 def test_other_fields_of_jsonl_may_be_anything_and_come_late(tmp_path):
   said = [f'2024-01-{n % 28 + 1:02}' for n in range(3000)]  # texts, though they look like dates
   rows = [dict(id=n, text=text) for n, text in enumerate(said)]

@@ -384,6 +384,22 @@ def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):
   assert found['cost']['seconds'] == pytest.approx(0.6)
 
 
+def test_seeds_that_learned_from_other_data_are_not_one_row(tmp_path):
+  c = toy_grid.config(tmp_path, **{'grid.methods': 'finetune', 'seeds': 1})
+  todo = jobs.of(c, tmp_path / 'w', 2)
+  for job in todo:
+    for name in job.names:
+      (job.workdir / name).mkdir(parents=True)
+      score = dict(task=job.task, fraction=job.fraction, run=name)
+      (job.workdir / name / scores.FILE).write_text(json.dumps(score))
+      found = f'9{len(job.workdir.name) and job.workdir.name[-1]} rows'
+      (job.workdir / name / 'run.json').write_text(json.dumps(dict(data=dict(train=found))))
+  with pytest.raises(
+    ValueError, match=r"learned from other data than .*'90 rows' there, '91 rows'"
+  ):
+    gather.grid(todo, tmp_path / 'w', jobs.methods(c), 10)
+
+
 def test_differences_are_those_of_the_written_predictions(done):
   _, workdir, grid = done
   decided = {}
