@@ -1,4 +1,4 @@
-"""What docs/findings.md says in its first table is what the kept grids say."""
+"""What docs/findings.md says in its first table, and counts, is what the kept grids say."""
 
 import json
 import pathlib
@@ -7,11 +7,13 @@ import re
 import numpy as np
 import pytest
 
+from kdjax.grid import docs
+
 DOCS = pathlib.Path(__file__).parent.parent / 'docs'
 # Columns, as (grid, task, split or set); of pairs with new ones, or more text, another grid.
 COLUMNS = (
-  ('low', 'sst2', 'train_rest'),
   ('low', 'sst2', 'validation+test'),
+  ('low', 'sst2', 'train_rest'),
   ('low', 'sst2', 'ood/cad_imdb_revised'),
   ('low_stsb', 'stsb', 'validation+test'),
   ('low_qqp', 'qqp', 'validation'),
@@ -80,3 +82,36 @@ def _score(row: dict, split: str) -> float:
   if split.startswith('ood/'):
     return np.mean(row['ood'][split.removeprefix('ood/')]['accuracy'])
   return np.mean(row['scores'][split][row['metrics'][0]])
+
+
+def test_times_are_those_of_the_grids():
+  table = _table()
+  lines = {
+    'time, KD = 1: AugPro, MATE-KD, CILDA': ('augpro', 'mate_kd', 'cilda'),
+    'time, KD = 1: new pairs, more text': ('kd_pairs', 'kd_text'),
+  }
+  for said, asked in lines.items():
+    checked = 0
+    for (name, task, _), cell in zip(COLUMNS, table[said], strict=True):
+      for run, part in zip(asked, cell.split(', '), strict=False):
+        if re.search(r'\d', part) and (run, task) not in BY_PREDICTIONS:
+          assert part == f'{_row(name, task, run)["cost"]["relative"]:.1f}', (run, task)
+          checked += 1
+    assert checked, said
+
+
+def test_differences_are_counted():
+  """All of methods that the page of results has; parts of what is pooled count no second time."""
+  found = []
+  for row in docs.joined(docs.read(sorted((DOCS / 'grids').glob('*.json'))))['rows']:
+    left = {'development', *({'validation', 'test'} if 'validation+test' in row['scores'] else ())}
+    if row['run'].split(' ')[0] not in ('teacher', 'finetune', 'kd'):
+      found += [d for at, d in row['difference'].items() if at.split(' ')[0] not in left]
+  outside = [d['mean'] > 0 for d in found if d['decided']]
+  text = (DOCS / 'findings.md').read_text(encoding='utf8')
+  said = re.search(
+    r'has (\d+) differences between a method and KD.*?(\d+) of\s+them exclude zero, (\d+)',
+    text,
+    re.S,
+  )
+  assert [int(n) for n in said.groups()] == [len(found), len(outside), sum(outside)]

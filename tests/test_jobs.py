@@ -176,7 +176,7 @@ def test_a_student_reads_as_much_of_a_text_as_in_training(run, rng):
   assert not np.allclose(said(), said(max_length=32), atol=1e-6)
 
 
-def test_data_that_changed_in_a_file_are_noticed(run, tmp_path):
+def test_data_that_changed_in_a_file_are_noticed(run, tmp_path, capsys):
   c, whole, _ = run
   workdir = shutil.copytree(whole, tmp_path / 'work')
   good = {path: path.read_text() for path in map(pathlib.Path, (c.data.train, c.data.validation))}
@@ -191,6 +191,10 @@ def test_data_that_changed_in_a_file_are_noticed(run, tmp_path):
       path.write_text(text.replace(',pos', ',good'))
     with pytest.raises(ValueError, match="classes: 'neg, pos' there, 'good, neg' now"):
       jobs.prepare(c, workdir)
+    capsys.readouterr()
+    dry.show(jobs.prepare(c, workdir, str(tmp_path / 'cache'), fork=True), timed=False)
+    said = capsys.readouterr().out
+    assert said.count('would be set aside') == len(RUNS) and 'would be reused' not in said
     plan = jobs.prepare(c, workdir, fork=True)
     assert {f'{name}.1' for name in RUNS} <= {path.name for path in workdir.iterdir()}
     assert not any((workdir / name).exists() for name in RUNS)
@@ -302,8 +306,6 @@ def test_chosen_lengths_are_of_a_runs_own_steps_and_of_no_seed(rng, tmp_path, mo
 
 
 def test_a_run_on_a_split_mesh_trains_scores_and_predicts(rng, tmp_path, capsys, caplog):
-  from kdjax import dry
-
   mesh = {'mesh.data': 1, 'mesh.fsdp': 2, 'mesh.tensor': 2, 'mesh.whole': 'student'}
   c = toy.config('kd', tmp_path, rng, **mesh, compare='')
   plan = jobs.prepare(c, tmp_path / 'work')
