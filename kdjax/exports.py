@@ -20,6 +20,9 @@ _TIMED = 20  # calls of one row
 def export(c, workdir: pathlib.Path) -> pathlib.Path:
   """The best checkpoint's folder, or of many seeds each one's, copied to config.export.dir.
 
+  Files of a text classifier's tokenizer are written anew: as they are loaded here, with all that
+  the model reads and no length of their own.
+
   config.export.formats are written into it. export_report.json says of each, and of the folder
   itself as transformers on torch reads it where torch is installed, how far it is from kdjax's own
   logits on real rows, its latency and its size.
@@ -101,7 +104,7 @@ def _write(
   """
   module, config, tokenizer = hf.load(str(copy))
   tokenizer.save_pretrained(str(copy))  # which gives all that the model reads, segments too
-  longest = min(longest or hf.length_of(config), module.spec.max_length)
+  longest = min(longest or hf.length_of(config, tokenizer), module.spec.max_length)
   asked = formats.inputs(module, tokenizer, longest)
   # Of all that training reads: a format that lacks one of these is found out.
   whole = asked._replace(names=formats.NAMES)

@@ -104,7 +104,7 @@ def _prepare(c, workdir: pathlib.Path, cache: str, fork: bool) -> env.Plan | Non
     )
   stale = [] if cache else [*others, *other]
   hosts.agree(lambda: [_set_aside(workdir / name) for name in stale])
-  return None if other and not cache else plan
+  return None if other.keys() & {'teacher', 'generator'} and not cache else plan
 
 
 def _set_aside(folder: pathlib.Path) -> None:

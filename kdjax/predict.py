@@ -105,7 +105,7 @@ class Classifier:
       raise ValueError('the model has no tokenizer files: it cannot read text')
     else:
       if max_length is None:
-        max_length = min(hf.length_of(config), int(tokenizer.model_max_length))
+        max_length = hf.length_of(config, tokenizer)
       max_length = min(max_length, module.spec.max_length)
       self._reader = Texts(tokenizer, config.vocab_size, max_length)
       self._reader.check()

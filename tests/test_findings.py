@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from kdjax.grid import docs
+from kdjax.grid import docs, joined
 
 DOCS = pathlib.Path(__file__).parent.parent / 'docs'
 # Columns, as (grid, task, split or set); of pairs with new ones, or more text, another grid.
@@ -103,7 +103,7 @@ def test_times_are_those_of_the_grids():
 def test_differences_are_counted():
   """All of methods that the page of results has; parts of what is pooled count no second time."""
   found = []
-  for row in docs.joined(docs.read(sorted((DOCS / 'grids').glob('*.json'))))['rows']:
+  for row in joined.of(docs.read(sorted((DOCS / 'grids').glob('*.json'))))['rows']:
     left = {'development', *({'validation', 'test'} if 'validation+test' in row['scores'] else ())}
     if row['run'].split(' ')[0] not in ('teacher', 'finetune', 'kd'):
       found += [d for at, d in row['difference'].items() if at.split(' ')[0] not in left]

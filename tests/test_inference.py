@@ -1,11 +1,12 @@
 """The modes eval and predict, of a model that is named."""
 
 import csv
+import json
 
 import pytest
 
 from configs import kd
-from kdjax import inference, predict
+from kdjax import exports, inference, predict
 from tests import toy
 
 
@@ -28,9 +29,11 @@ def test_a_task_of_pairs_reads_its_own_columns(tmp_path):
 
 
 @pytest.mark.parametrize('given, want', [(0, 20), (7, 7)])
-def test_texts_are_cut_where_the_model_was_trained_to(tmp_path, monkeypatch, given, want):
+def test_texts_are_cut_where_the_model_was_trained_to(tmp_path, rng, monkeypatch, given, want):
   c = kd.get_config('sst2')
-  c.eval.model = str(toy.model(tmp_path / 'model', kdjax_max_length=20))
+  c.eval.model = str(
+    toy.model(tmp_path / 'model', kdjax_max_length=20, id2label={0: 'neg', 1: 'pos'})
+  )
   c.eval.data, c.data.max_length = str(tmp_path / 'rows.csv'), given
   (tmp_path / 'rows.csv').write_text('sentence\ngood film\n')
   asked = []
@@ -42,4 +45,9 @@ def test_texts_are_cut_where_the_model_was_trained_to(tmp_path, monkeypatch, giv
 
   monkeypatch.setattr(predict, 'Classifier', Clf)
   inference.prediction(c, tmp_path)
-  assert asked == [want]
+  own = toy.config('kd', tmp_path, rng, **{'data.max_length': given, 'eval.model': c.eval.model})
+  inference.prediction(own, tmp_path)
+  inference.evaluation(own, tmp_path)
+  assert asked == 3 * [want]
+  target = exports.export(own, tmp_path)
+  assert json.loads((target / exports.REPORT).read_text())['lengths'][-1] == want

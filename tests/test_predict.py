@@ -127,7 +127,7 @@ def test_what_parquet_cannot_hold_is_said_in_a_line(tmp_path, folder, capsys):
 
 LATE = dict(
   parquet=([dict(text='a', id=1), dict(text='b', id='x')], 'another extension'),
-  whole=([dict(text='a', id=2**53 + 1), dict(text='b', id=0.5)], 'beside fractions'),
+  whole=([dict(text='a', id=n) for n in (1, 2**60, None, 0.5)], f'{2**60}, beside fractions'),
   empty=([dict(text='a', id=[{}])], 'another extension'),
   tsv=([dict(text='a'), dict(text='b'), dict(text='c\td')], "row 3, column 'text'"),
 )

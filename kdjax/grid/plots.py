@@ -73,10 +73,10 @@ def gap(grid: dict):
     share = row['share'].get(setting.judge(row))
     if share is not None:
       shares.setdefault(setting.name(row), {})[row['run']] = 100 * share
-  names = list(dict.fromkeys(name for own in shares.values() for name in own))
+  names = [name for name in setting.runs(grid) if any(name in own for own in shares.values())]
   if not names:
     return None
-  figure, axis = _figure(2.6 + 0.75 * len(shares), 1.4 + 0.24 * len(names))
+  figure, axis = _figure(4 + 0.75 * len(shares), 1.4 + 0.24 * len(names))
   values = np.array([[own.get(name, np.nan) for own in shares.values()] for name in names])
   axis.imshow(values, cmap='RdYlBu', vmin=-100, vmax=100, aspect='auto')
   for (n, m), value in np.ndenumerate(values):
@@ -85,7 +85,9 @@ def gap(grid: dict):
       axis.text(m, n, str(round(value)), ha='center', va='center', fontsize=8, **dark)
   axis.set_yticks(range(len(names)), names, fontsize=8)
   axis.set_xticks(range(len(shares)), list(shares), rotation=45, ha='right', fontsize=8)
-  axis.set_title('% of the gap closed, 0: fine-tuned, 100: teacher\nempty: not run', fontsize=9)
+  axis.set_title(
+    '% of the gap closed, 0: fine-tuned, 100: teacher\nempty: not run, or no gap', fontsize=9
+  )
   axis.spines[:].set_visible(False)
   axis.tick_params(length=0)
   return figure

@@ -202,7 +202,7 @@ def _run(job: grid_jobs.Job, plan: env.Plan, name: str, seeds: int, tests: dict)
     fraction=job.fraction,
     run=name,
     seeds=numbers,
-    rows=len(plan.data['train'].index),
+    rows=len(staging.rows_of(plan, name).index),
     kind=plan.spec.kind,
     labels=list(plan.spec.labels),
     metrics=list(plan.spec.metrics),

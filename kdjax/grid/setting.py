@@ -8,6 +8,18 @@ def each(grid: dict) -> list[tuple[str, float]]:
   return list(dict.fromkeys((row['task'], row['fraction']) for row in grid['rows']))
 
 
+def runs(grid: dict) -> list[str]:
+  """Names of all runs, each where it is met first; 'kd (name)' beside 'kd'."""
+  names = list(dict.fromkeys(row['run'] for row in grid['rows']))
+  first = list(dict.fromkeys(name.split(' ')[0] for name in names))
+  return sorted(names, key=lambda name: first.index(name.split(' ')[0]))
+
+
+def by(grid: dict) -> dict[tuple[str, float, str], dict]:
+  """Rows by (task, share of the training rows, run)."""
+  return {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
+
+
 def rows(grid: dict, task: str, fraction: float) -> list[dict]:
   """Runs of one setting: teacher, then methods."""
   return [r for r in grid['rows'] if (r['task'], r['fraction']) == (task, fraction)]

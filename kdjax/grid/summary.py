@@ -9,13 +9,12 @@ from kdjax.grid import cells, jobs, setting
 def overview(grid: dict) -> cells.Table:
   """Runs by settings: the first metric on the split that judges."""
   places = setting.each(grid)
-  by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
+  by = setting.by(grid)
   head, lines = [''], []
   for task, fraction in places:
     row = setting.rows(grid, task, fraction)[0]
     head.append(f'{setting.name(row)} {row["metrics"][0]}')
-  names = list(dict.fromkeys(row['run'] for row in grid['rows']))
-  for name in names:
+  for name in setting.runs(grid):
     own = [by.get((*place, name)) for place in places]
     each = [row and row['scores'][setting.judge(row)][row['metrics'][0]] for row in own]
     line = [name, *(report.spread(values) if values else '' for values in each)]
@@ -63,9 +62,9 @@ def gains(grid: dict) -> cells.Table:
     for metric in first['metrics']
   }
   lines = []
-  by = {(row['task'], row['fraction'], row['run']): row for row in grid['rows']}
+  by = setting.by(grid)
   head = ['', *(h for x in judges for h in (f'{x} - {grid["base"]}', f'{x} gap closed'))]
-  for name in dict.fromkeys(row['run'] for row in grid['rows']):
+  for name in setting.runs(grid):
     if name == 'teacher':
       continue
     line = [name]
@@ -84,13 +83,13 @@ def gains(grid: dict) -> cells.Table:
 
 def verdicts(grid: dict) -> cells.Table:
   """Runs: on how many settings each is shown above or below KD, by what, at what cost."""
-  by: dict[str, list[dict]] = {}
-  for row in grid['rows']:
-    if row['run'] not in ('teacher', grid['base']) and setting.judge(row) in row['difference']:
-      by.setdefault(row['run'], []).append(row)
   lines = []
-  for name, own in by.items():
-    found = [row['difference'][setting.judge(row)] for row in own]
+  for name in setting.runs(grid):
+    own = [row for row in grid['rows'] if row['run'] == name]
+    own = [row for row in own if np.isfinite(_less(row).get('low', np.nan))]
+    if not own:
+      continue
+    found = [_less(row) for row in own]
     apart = [one['mean'] > 0 for one in found if one['decided']]
     counts = len(found), sum(apart), len(found) - len(apart), len(apart) - sum(apart)
     times = np.mean([row['cost']['relative'] for row in own])
@@ -106,21 +105,28 @@ def verdicts(grid: dict) -> cells.Table:
   return cells.Table(f'Against {base}', [*head, f'x {base}'], lines, note)
 
 
+def _less(row: dict) -> dict:
+  """The difference from KD on the split that judges; {} of who has none."""
+  return row['difference'].get(setting.judge(row), {})
+
+
 def kept(grid: dict) -> cells.Table:
   """Runs by settings: the first metric as a share of the teacher's, and who keeps most."""
   found, said, tasks = {}, [], []
   for where, (place, split) in setting.judges(grid).items():
     own = [row for row in setting.rows(grid, *place) if split in row['scores']]
     mean = {row['run']: np.mean(row['scores'][split][row['metrics'][0]]) for row in own}
-    if mean.get('teacher', 0) <= 0:
-      continue
     students = [row for row in own if row['agreement']]
-    found[where] = {row['run']: mean[row['run']] / mean['teacher'] for row in students}
+    if not students or mean.get('teacher', 0) <= 0:
+      continue
+    found[where] = {row['run']: mean[row['run']] / _top(row, split, mean) for row in students}
     tasks += [where] * (split != jobs.REST)
     said.append(f'{where}: {_best(students, mean, grid["base"])}')
   head, lines = ['', *found, *['mean'] * (len(tasks) > 1)], []
   share = lambda value: '' if value is None else f'{100 * value:.1f} %'  # noqa: E731
-  for name in dict.fromkeys(name for own in found.values() for name in own):
+  for name in setting.runs(grid):
+    if not any(name in own for own in found.values()):
+      continue
     line = [name, *(share(own.get(name)) for own in found.values())]
     if len(tasks) > 1:
       each = [found[where].get(name) for where in tasks]
@@ -130,8 +136,18 @@ def kept(grid: dict) -> cells.Table:
   return cells.Table("Share of the teacher's score", head, lines, note)
 
 
+def _top(row: dict, split: str, mean: dict[str, float]) -> float:
+  """The score of a row's teacher: of several commands each has its own."""
+  if split in row.get('teacher', {}):
+    return np.mean(row['teacher'][split][row['metrics'][0]])
+  return mean['teacher']
+
+
 def _best(students: list[dict], mean: dict, base: str) -> str:
-  """Who is highest, of those that are like one another: methods alone, joined, and the rest."""
+  """Who is highest, of those that are like one another: methods alone, joined, and the rest.
+
+  Of a page of several commands a run that stands again may have had more epochs: it is like nobody.
+  """
   like = next((row for row in students if row['run'] == base), students[0])
   groups: dict[str, list[str]] = {'': [], ', of combinations ': [], ', with more rows ': []}
   groups[', of another size '] = []
@@ -140,6 +156,8 @@ def _best(students: list[dict], mean: dict, base: str) -> str:
       kind = ', of another size '
     elif row['rows'] > setting.learned_from(students):
       kind = ', with more rows '
+    elif ' (' in row['run']:
+      continue
     else:
       kind = ', of combinations ' if row['fields'].get('also') else ''
     groups[kind].append(row['run'])

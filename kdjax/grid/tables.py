@@ -109,10 +109,10 @@ def cost(rows: list[dict], grid: dict) -> cells.Table:
       [
         row['run'],
         report.count(row['parameters']),
-        f'{labelled if row["run"] == "teacher" else row["rows"]:,}',
+        f'{row["rows"] if row["agreement"] else labelled:,}',
         str(int(own['steps'])),
         f'{own["seconds"]:.1f}',
-        '' if relative is None or row['run'] == 'teacher' else f'{relative:.2f}',
+        '' if relative is None or not row['agreement'] else f'{relative:.2f}',
         f'{own["examples_per_second"]:.0f}',
         f'{own["faster"]:.1f}',
         f'{own["latency_ms"]:.2f}',

@@ -144,12 +144,12 @@ def save(
   return target
 
 
-def length_of(config: Any) -> int:
-  """Tokens of a text that a model was trained on here; 128 of other folders."""
+def length_of(config: Any, tokenizer: Any) -> int:
+  """Tokens of a text that a model was trained on here; of other folders 128, or what they read."""
   found = getattr(config, _LENGTH, 128)
   if type(found) is not int or found < 1:
     raise ValueError(f'config.json: {_LENGTH} is {quote.value(found)}, not a number of tokens')
-  return found
+  return min(found, int(tokenizer.model_max_length))
 
 
 def minilm() -> Path:

@@ -11,7 +11,7 @@ import re
 import numpy as np
 import pytest
 
-from kdjax.grid import cells, docs, page, plots, setting, summary, tables
+from kdjax.grid import cells, docs, joined, page, plots, setting, summary, tables
 from tests.grid import made
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
@@ -103,6 +103,10 @@ def test_verdicts_count_settings_on_which_zero_is_outside(grid):
     ['finetune', '3', '0', '3', '0', '+0.0200', '0.7'],
     ['aug_pro', '3', '2', '0', '1', '+0.0033', '1.3'],
   ]
+  for row in made['rows']:  # --resamples=0
+    for found in row['difference'].values():
+      found.update(low=np.nan, high=np.nan)
+  assert summary.verdicts(made).lines == []
 
 
 def test_csv_reads_back_to_the_same_numbers(grid):
@@ -249,7 +253,7 @@ def test_grids_of_several_days_are_one_page(grid):
   kept = docs.kept(grid)
   assert not re.search('/home/me|a <b>', json.dumps(kept))  # no folder, no text of the data
   assert docs.page(dict(a=kept)) == docs.page(dict(a=grid))
-  assert docs.joined(dict(a=grid, b=kept))['rows'] == grid['rows']  # the same scores stand once
+  assert joined.of(dict(a=grid, b=kept))['rows'] == grid['rows']  # the same scores stand once
   later = copy.deepcopy(grid)
   for row in later['rows']:
     row['run'] = 'codir' if row['run'] == 'aug_pro' else row['run']
@@ -257,7 +261,7 @@ def test_grids_of_several_days_are_one_page(grid):
       row['scores']['validation']['accuracy'][0] += 0.01
     if row['task'] == 'mnli' and row['run'] == 'codir':  # asked for no sets from elsewhere
       row['ood'] = row['classes'] = {}
-  found = docs.joined(dict(a=grid, later=later))
+  found = joined.of(dict(a=grid, later=later))
   names = [row['run'] for row in setting.rows(found, 'rte', 1.0)]
   assert names == ['teacher', 'finetune', 'kd', 'kd (later)', 'aug_pro', 'codir']
   assert [row['run'] for row in setting.rows(found, 'mnli', 1.0)][-2:] == ['aug_pro', 'codir']
@@ -265,6 +269,41 @@ def test_grids_of_several_days_are_one_page(grid):
   assert page.count('kdjax.reproduce --config') == 2 and '\nlater: ' in page
   (again,) = [row for row in found['rows'] if row['run'] == 'kd (later)']
   assert again['cost']['relative'] is None and not again['curve']  # no KD to be measured by
+
+
+def test_a_run_that_stands_again_has_the_names_of_all_its_commands(grid):
+  later, last = copy.deepcopy(grid), copy.deepcopy(grid)
+  for other in (later, last):
+    for row in other['rows']:
+      if row['run'] in ('teacher', 'kd') and row['task'] == 'rte':
+        row['scores']['development']['accuracy'][0] += 0.001
+  for row in last['rows']:
+    if (row['task'], row['run']) == ('rte', 'kd'):  # scored on more
+      row['scores']['train_rest'] = row['scores']['validation']
+  rows = setting.rows(joined.of(dict(a=grid, later=later, last=last)), 'rte', 1.0)
+  (again,) = [row for row in rows if row['run'] == 'kd (later, last)']
+  assert 'train_rest' in again['scores'] and again['cost']['relative'] is None
+  assert not again['curve'] and again['teacher'] == rows[1]['scores'] != rows[0]['scores']
+  assert setting.runs(dict(rows=rows))[:4] == [
+    'teacher', 'teacher (later, last)', 'finetune', 'kd'
+  ]  # fmt: skip
+  cost = tables.cost(rows, grid)
+  assert [line[5] for line in cost.lines[:2]] == ['', '']  # nobody asks what a teacher costs
+
+
+def test_the_share_is_that_of_a_rows_own_teacher(grid):
+  made = copy.deepcopy(grid)
+  rows = setting.rows(made, 'rte', 1.0)
+  rows[2]['teacher'] = dict(validation=dict(accuracy=[0.5]))
+  score = np.mean(rows[2]['scores']['validation']['accuracy'])
+  (line,) = [line for line in summary.kept(made).lines if line[0] == 'kd']
+  assert line[1] == f'{100 * score / 0.5:.1f} %'
+
+
+def test_a_split_that_a_teacher_alone_was_scored_on_has_no_shares(grid):
+  made = copy.deepcopy(grid)
+  made['rows'][0]['scores']['train_rest'] = dict(accuracy=[0.5])
+  assert 'rte, train_rest' not in summary.kept(made).head
 
 
 def test_a_gap_is_that_to_the_fine_tuned_student_of_another_command(grid):
@@ -276,7 +315,7 @@ def test_a_gap_is_that_to_the_fine_tuned_student_of_another_command(grid):
       row['parameters'] *= 2 if row['task'] == 'rte' else 1
     elif row['fraction'] == 0.1:  # another teacher
       row['scores']['validation']['accuracy'] = [0.9]
-  found = docs.joined(dict(a=grid, alone=alone))
+  found = joined.of(dict(a=grid, alone=alone))
   share = lambda task, fraction: {  # noqa: E731
     row['run']: row['share'] for row in setting.rows(found, task, fraction)
   }
@@ -288,7 +327,7 @@ def test_a_gap_is_that_to_the_fine_tuned_student_of_another_command(grid):
   for row in (*grid['rows'], *alone['rows']):  # a teacher that is above its student
     if row['run'] == 'teacher' and row['fraction'] == 1.0:
       row['scores']['validation']['accuracy'] = [0.9]
-  found = docs.joined(dict(a=grid, alone=alone))
+  found = joined.of(dict(a=grid, alone=alone))
   want = (mean['kd'] - mean['finetune']) / (0.9 - mean['finetune'])
   assert share('mnli', 1.0)['codir']['validation'] == pytest.approx(want)
   assert 'validation' not in share('mnli', 0.1)['codir']  # its teacher has another score
@@ -303,13 +342,13 @@ def test_a_split_that_some_runs_were_not_scored_on_leaves_their_cells_empty(grid
     if (row['task'], row['fraction']) == ('mnli', 0.1):
       row['scores']['train_rest'] = row['scores']['validation']
       row['difference'] |= dict(train_rest=better) if row['run'] == 'aug_pro' else {}
-  found = docs.joined(dict(a=fuller, b=grid))
+  found = joined.of(dict(a=fuller, b=grid))
   assert found['rows'] == fuller['rows']  # the same run, scored on more
-  assert docs.joined(dict(b=grid, a=fuller))['rows'] == fuller['rows']
+  assert joined.of(dict(b=grid, a=fuller))['rows'] == fuller['rows']
   apart = copy.deepcopy(grid)
   for row in apart['rows']:
     row['scores'] = dict(test=row['scores']['validation'])
-  assert len(docs.joined(dict(a=grid, b=apart))['rows']) == 2 * len(grid['rows'])
+  assert len(joined.of(dict(a=grid, b=apart))['rows']) == 2 * len(grid['rows'])
   other = copy.deepcopy(grid['rows'][6] | dict(run='codir'))
   assert (other['task'], other['fraction']) == ('mnli', 0.1)
   found['rows'].append(other)
@@ -341,6 +380,10 @@ def test_the_command_keeps_and_writes(grid, tmp_path, monkeypatch, capsys):
   kept, out = tmp_path / 'sst2.json', tmp_path / 'results.md'
   run(f'--keep={kept}', tmp_path / 'grid.json')
   run(f'--out={out}', f'--plots={tmp_path / "plots"}', kept)
+  run(f'--keep={kept}', '--note=a tenth', tmp_path / 'grid.json')
+  run(f'--keep={kept}', tmp_path / 'grid.json')  # measured anew: it is still a tenth
+  run(f'--out={out}', f'--plots={tmp_path / "plots"}', kept)
+  assert '- sst2: a tenth\n' in out.read_text()
   pictures = re.findall(r'!\[\w+\S*\]\((.*)\)', out.read_text())
   assert 'plots/gap.png' in pictures and all((tmp_path / path).is_file() for path in pictures)
   for flags, said in (
