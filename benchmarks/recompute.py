@@ -74,12 +74,17 @@ def check(row: dict, folders: list[str]):
   for split, numbers in row['ood'].items():
     for group, values in numbers.items():
       for value, (logits, found) in zip(values, loaded(folders, name, f'ood/{split}'), strict=True):
-        right = found['merge'][logits.argmax(1)] == found['label']
-        if group != 'accuracy':
+        decided = found['merge'][logits.argmax(1)]
+        right = decided == found['label']
+        if group == 'f1':
+          again = metrics.f1_score(found['label'], decided, zero_division=0)
+        else:
           part, _, which = group.rpartition(', ')
-          label = row['classes'][split].index(which)
-          right = right[(found['group'] == part) & (found['label'] == label)]
-        yield f'{split} {group}', value, right.mean()
+          rows = (found['group'] == part) if part else np.full(len(right), True)
+          if group != 'accuracy':
+            rows &= found['label'] == row['classes'][split].index(which)
+          again = right[rows].mean()
+        yield f'{split} {group}', value, again
   for split, numbers in row['agreement'].items():
     ours, theirs = loaded(folders, name, split), loaded(folders, 'teacher', split)
     teachers = theirs * (len(ours) // len(theirs))

@@ -1,6 +1,7 @@
 """Augmentations on word embeddings: mix, perturb, and back to tokens.
 
-Shapes: B batch, L length, D embedding width, V vocabulary. All float32 inside.
+Shapes: B batch, L length, D embedding width, V vocabulary. What is searched is scored in float32;
+what is mixed or moved keeps the dtype of the embeddings, which are float32 in kdjax's models.
 """
 
 import functools
@@ -274,7 +275,8 @@ def _search(q_GND, bar_GNK, table_VD, ok_V, metric: str, k: int, count: Array | 
   (_, N, D), V = q_GND.shape, len(table_VD)
   mean_1D = jnp.zeros((1, D))
   if metric == 'centred':
-    mean_1D = (table_VD * ok_V[:, None]).sum(0, keepdims=True) / jnp.maximum(ok_V.sum(), 1)
+    total_1D = jnp.where(ok_V[:, None], table_VD.astype(jnp.float32), 0).sum(0, keepdims=True)
+    mean_1D = total_1D / jnp.maximum(ok_V.sum(dtype=jnp.float32), 1)
     q_GND = q_GND - mean_1D[None]
   block = min(_BLOCK, V)
   # (queries at a time, from where, how often): large pieces, and small ones for the rest.

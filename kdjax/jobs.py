@@ -236,6 +236,7 @@ def _run(
       **before[i],
       metrics=measured[i],
       best_step=found[i].step,
+      last=found[i].last,
       steps=found[i].steps,
       seconds=round(time.perf_counter() - began, 1),
       parameters=starts[i].parameters,

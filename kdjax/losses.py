@@ -47,7 +47,7 @@ def soft_kl(student_logits: Array, teacher_logits: Array, temperature: float = 1
   student, teacher = _classes(student_logits, teacher_logits)
   log_q_BC = jax.nn.log_softmax(student / temperature)
   log_p_BC = jax.nn.log_softmax(teacher / temperature)
-  return temperature**2 * (jnp.exp(log_p_BC) * (log_p_BC - log_q_BC)).sum(-1)
+  return temperature**2 * _gap(log_p_BC, log_q_BC).sum(-1)
 
 
 def soft_cross_entropy(
@@ -63,10 +63,18 @@ def sigmoid_kl(student_logits: Array, teacher_logits: Array, temperature: float 
   """T^2 KL between independent Bernoulli labels, summed over labels: soft_kl for multi-label."""
   student, teacher = _f32(student_logits, teacher_logits)
   s, t = student / temperature, teacher / temperature
-  p_BC = jax.nn.sigmoid(t)
-  on = p_BC * (jax.nn.log_sigmoid(t) - jax.nn.log_sigmoid(s))
-  off = (1 - p_BC) * (jax.nn.log_sigmoid(-t) - jax.nn.log_sigmoid(-s))
-  return temperature**2 * (on + off).sum(-1)
+  log = jax.nn.log_sigmoid
+  return temperature**2 * (_gap(log(t), log(s)) + _gap(log(-t), log(-s))).sum(-1)
+
+
+def _gap(log_p: Array, log_q: Array) -> Array:
+  """p log(p / q) - p + q: over a distribution p and q add up to 0, and no term is negative.
+
+  Probabilities add up to 1 but for rounding, so that without them the gradient where p is q is
+  noise, of which a signed step (FGSM) would see the sign.
+  """
+  p = jnp.exp(log_p)
+  return p * (log_p - log_q) - p + jnp.exp(log_q)
 
 
 def squared_gap(student: Array, teacher: Array) -> Array:

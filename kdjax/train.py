@@ -36,6 +36,7 @@ class Result(NamedTuple):
   metrics: dict[str, float]
   step: int
   steps: int
+  last: dict[str, float]  # of the parameters at the end
 
 
 def make_step(
@@ -327,6 +328,8 @@ def fit(
         kept[:], student = told['seeds'], seeds.choose(better, student, old)
       for i in np.flatnonzero(better):
         kept[i] = dict(best=scores[i][name], metrics=scores[i], best_step=done)
+      for own, found in zip(kept, scores, strict=True):
+        own['last'] = found
       if any(better):
         with stop.saving():
           best.save(done, student, meta(), wait=True)
@@ -373,8 +376,11 @@ def fit(
       last.close()
       best.close()
   stop.point()  # all of it is saved
-  pairs = zip(seeds.part(student, n), told['seeds'] if many else [told], strict=True)
-  return [Result(own, found['metrics'], found['best_step'], total) for own, found in pairs]
+  each = zip(seeds.part(student, n), told['seeds'] if many else [told], kept, strict=True)
+  return [
+    Result(own, found['metrics'], found['best_step'], total, end.get('last', {}))
+    for own, found, end in each
+  ]
 
 
 def _writer(*args) -> seeds.Writer:

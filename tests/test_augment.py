@@ -11,6 +11,7 @@ import pytest
 from scipy import special, stats
 
 from kdjax import augment, losses
+from kdjax.methods import backward_kd, banks
 
 TABLE = np.array([(0, 0), (4, 0), (0, 3), (1.6, 1.6), (-2, 1)], np.float32)
 NOT_ZERO = jnp.arange(5) > 0
@@ -160,9 +161,57 @@ def test_the_signed_gradient_of_the_divergence_is_the_hand_worked_one():
     assert augment.nearest_token(augment.fgsm(gap, e, epsilon)[None], TABLE)[0, 0] == want
 
 
-def test_where_the_models_agree_nothing_moves(rng):
-  e = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
-  np.testing.assert_array_equal(augment.fgsm(lambda x: 0.0 * x.sum((1, 2)), e, 5.0), e)
+@pytest.mark.parametrize('gap', [losses.soft_kl, losses.sigmoid_kl, losses.squared_gap])
+@pytest.mark.parametrize('scale', [0.1, 3.0, 30.0])
+def test_where_the_models_agree_nothing_moves(rng, gap, scale):
+  W = jnp.asarray(scale * rng.normal(size=(12, 5)), jnp.float32)
+  e = jnp.asarray(rng.normal(size=(64, 3, 4)), jnp.float32)
+  logits = lambda x: x.reshape(64, 12) @ W  # noqa: E731
+  for theirs, moves in ((logits(e), False), (logits(e) + W[:1], True)):
+    got = augment.fgsm(lambda x, t=theirs: gap(logits(x), t), e, 5.0)
+    assert (np.asarray(got) != np.asarray(e)).any() == moves
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('metric', augment.METRICS)
+def test_the_search_mixes_no_dtypes_and_rounds_nothing_but_its_input(rng, metric, dtype):
+  table, queries = (jnp.asarray(rng.normal(0.3, 1, (2, n, 8)), dtype) for n in (50, 9))
+  allowed = jnp.asarray(rng.random(50) < 0.8)
+  with jax.numpy_dtype_promotion('strict'):
+    got = augment.nearest_token(queries, table[0], allowed, metric)
+  want = augment.nearest_token(
+    *(x.astype(jnp.float32) for x in (queries, table[0])), allowed, metric
+  )
+  np.testing.assert_array_equal(got, want)
+
+
+def _precisions(jaxpr) -> list:
+  """Of all products of matrices in it, and in what it calls."""
+  found = []
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == 'dot_general':
+      found.append(eqn.params['precision'])
+    for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')):
+      inner = getattr(inner, 'jaxpr', inner)
+      found += _precisions(inner) if hasattr(inner, 'eqns') else []
+  return found
+
+
+HIGH = dict(
+  nearest=(lambda a, b: augment.nearest_token(a[None], b), (5, 8), (30, 8)),
+  bank=(lambda a, b: banks.scores(a, b, jnp.zeros((5, 3), jnp.int32), 0.07), (5, 8), (30, 8)),
+  in_batch=(lambda a, b: losses.in_batch_nce(a, b, 0.07), (5, 8), (5, 8)),
+  info=(lambda a, b: losses.info_nce(a, a, b, 0.07), (5, 8), (5, 6, 8)),
+  map=(lambda a, b: backward_kd.embedding_map(a, b, 1e-3), (30, 8), (30, 6)),
+)
+
+
+@pytest.mark.parametrize('name', HIGH)
+def test_products_that_decide_or_are_multiplied_keep_all_bits(name):
+  """By default a TPU multiplies float32 as bfloat16: the CPU gives the same either way."""
+  call, *shapes = HIGH[name]
+  found = _precisions(jax.make_jaxpr(call)(*map(jnp.zeros, shapes)).jaxpr)
+  assert found and all(each == (jax.lax.Precision.HIGHEST,) * 2 for each in found)
 
 
 def test_no_gradient_flows_through_a_perturbation():

@@ -42,6 +42,16 @@ def test_a_run_leaves_what_a_user_looks_for(run):
   assert all(f'student/{m}' in log for m in ('moved', 'third', 'relabelled', 'augmented'))
 
 
+def test_a_result_has_what_was_best_and_what_came_last(run):
+  _, workdir, _ = run
+  for name in RUNS:
+    result = json.loads((workdir / name / 'result.json').read_text())
+    log = [json.loads(line) for line in (workdir / name / 'log.jsonl').read_text().splitlines()]
+    rated = [row['validation/accuracy'] for row in log if 'validation/accuracy' in row]
+    assert result['last']['accuracy'] == rated[-1]
+    assert result['metrics']['accuracy'] == max(rated)
+
+
 def test_checkpoints_hold_no_teacher(run):
   _, workdir, _ = run
   for kind in ('last', 'best'):
@@ -344,7 +354,13 @@ def test_every_config_is_ready_to_run(shared, name):
 
 
 # One player, views, terms, two and three players, and no student at all.
-@pytest.mark.parametrize('name', ['augpro_codir', 'cilda', 'comkd', 'backward_kd', 'mlm'])
+RUN = ('augpro_codir', 'cilda', 'comkd', 'backward_kd', 'mlm')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=() if n in RUN else pytest.mark.slow) for n in tiny.config_names()],
+)
 def test_configs_run_two_steps(shared, name):
   c = toy.config(name, shared, np.random.default_rng(0), **STEPS, compare='')
   rows = jobs.run(jobs.prepare(c, shared / 'work'))

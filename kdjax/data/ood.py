@@ -137,9 +137,12 @@ def decide(logits_NC: np.ndarray, merge_C: np.ndarray) -> np.ndarray:
 
 
 def scores(decision: np.ndarray, label: np.ndarray, classes, group=None) -> dict[str, float]:
-  """Accuracy, and that of each group and class, 'lexical_overlap, non-entailment'."""
+  """Accuracy; where there are groups also by class, and by both: 'lexical_overlap, entailment'."""
   right = decision == label
   out = dict(accuracy=float(right.mean()))
+  for k, each in enumerate(classes if group is not None else ()):
+    if (label == k).any():
+      out[each] = float(right[label == k].mean())
   for name in () if group is None else np.unique(group):
     for k, each in enumerate(classes):
       rows = (group == name) & (label == k)

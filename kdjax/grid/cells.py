@@ -46,7 +46,8 @@ def closed(row: dict, split: str) -> str:
 
 def of_split(numbers: dict, split: str, name: str) -> str:
   """A cell; empty where another command of the page has this split, and this row's has not."""
-  return report.spread(numbers[split][name]) if split in numbers else ''
+  found = numbers.get(split, {}).get(name)
+  return report.spread(found) if found else ''
 
 
 def markdown(table: Table, draw=report.markdown) -> str:

@@ -258,7 +258,7 @@ def _numbers(plan: env.Plan, name: str, logits, teacher, data, tests) -> dict:
   scored = [s for s in order if s in data and env.labelled(data[s])]
   out = dict(
     scores={split: _scores(spec, logits[split], data[split].label) for split in scored},
-    ood={name: _elsewhere(test, logits[f'ood/{name}']) for name, test in tests.items()},
+    ood={name: _elsewhere(spec, test, logits[f'ood/{name}']) for name, test in tests.items()},
     agreement={},
   )
   if name != 'teacher':
@@ -275,9 +275,15 @@ def _scores(spec: tasks.Spec, logits_SNC: np.ndarray, label: np.ndarray) -> dict
   return {metric: [own[metric] for own in each] for metric in spec.metrics}
 
 
-def _elsewhere(test: ood.Test, logits_SNC: np.ndarray) -> dict[str, list[float]]:
-  label, merge = test.table.label, test.merge
-  each = [ood.scores(ood.decide(x, merge), label, test.classes, test.group) for x in logits_SNC]
+def _elsewhere(spec: tasks.Spec, test: ood.Test, logits_SNC: np.ndarray) -> dict[str, list[float]]:
+  """What ood.scores says, and F1 where it is among the task's metrics and a set has two classes."""
+  label, C = test.table.label, len(test.classes)
+  more = ['f1'] if 'f1' in spec.metrics and C == 2 else []
+  decided = [ood.decide(x, test.merge) for x in logits_SNC]
+  each = [
+    ood.scores(own, label, test.classes, test.group) | metrics.compute(more, own, label, C)
+    for own in decided
+  ]
   return {name: [own[name] for own in each] for name in each[0]}
 
 

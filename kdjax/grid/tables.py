@@ -49,7 +49,9 @@ def results(rows: list[dict], grid: dict) -> cells.Table:
 def elsewhere(rows: list[dict], grid: dict) -> cells.Table:
   """One setting's sets from elsewhere: accuracies and differences from KD."""
   sets = list(dict.fromkeys(name for row in rows for name in row['ood']))
-  head = ['', *(h for name in sets for h in (name, f'{name} - {grid["base"]}'))]
+  have_f1 = {name for row in rows for name, found in row['ood'].items() if 'f1' in found}
+  heads = lambda name: (name, f'{name} - {grid["base"]}', *[f'{name} f1'] * (name in have_f1))  # noqa: E731
+  head = ['', *(h for name in sets for h in heads(name))]
   lines = [
     [
       row['run'],
@@ -59,6 +61,7 @@ def elsewhere(rows: list[dict], grid: dict) -> cells.Table:
         for cell in (
           cells.of_split(row['ood'], name, 'accuracy'),
           cells.difference(row['difference'].get(f'ood/{name}')),
+          *[cells.of_split(row['ood'], name, 'f1')] * (name in have_f1),
         )
       ),
     ]
@@ -74,7 +77,7 @@ def subsets(rows: list[dict]) -> list[cells.Table]:
   out = []
   found = {name: numbers for row in rows for name, numbers in row['ood'].items()}
   for name, numbers in found.items():
-    groups = [group for group in numbers if group != 'accuracy']
+    groups = [group for group in numbers if group not in ('accuracy', 'f1')]
     lines = [[r['run'], *(cells.of_split(r['ood'], name, g) for g in groups)] for r in rows]
     if groups:
       title = f'{setting.name(rows[0])}: parts of {name}, accuracy'

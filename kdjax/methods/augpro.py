@@ -31,6 +31,9 @@ def view(c, env) -> blend.Part:
     metric=augment.METRICS,
   )
   base.positive(c, 'alpha')
+  base.share(c, 'portion', 'lam')
+  if not c.epsilon >= 0:
+    raise ValueError(f'config.method.epsilon={c.epsilon} must be 0 or more')
   if not 0 <= c.neighbours <= MOST:
     raise ValueError(f'config.method.neighbours={c.neighbours} must be from 0 to {MOST}')
   space = getattr(env, c.table)
@@ -68,7 +71,7 @@ def view(c, env) -> blend.Part:
     return mixed, usable, jnp.stack([tokens, tokens[partner]], -1)
 
   def fgsm(params, batch, student_BC, teacher_BC):
-    def gap(e_BLE):  # deterministic: no dropout in the direction
+    def gap(e_BLE):  # no dropout in the model whose table it is
       logits_BC = space.enter(params[c.table], batch, e_BLE).logits
       pair = (logits_BC, teacher_BC) if c.table == 'student' else (student_BC, logits_BC)
       return env.task.gap(*pair, c.temperature)

@@ -62,11 +62,17 @@ def also(c, env) -> Part | None:
     return None
   name = c.also.name
   try:
-    return importlib.import_module(f'kdjax.methods.{name}').term(c.also, env)
+    term = importlib.import_module(f'kdjax.methods.{name}').term
   except (ImportError, AttributeError):
     raise ValueError(
       f'config.method.also.name={name!r} has no term: codir, cilda, pkd and rail_kd do'
     ) from None
+  try:
+    return term(c.also, env)
+  except (AttributeError, KeyError) as error:  # a field that it asks for, with the nearest there is
+    raise ValueError(
+      f'config.method.also of {name!r}: {error.args[0]} Its fields are TERM of configs/{name}.py'
+    ) from error
 
 
 def rewritten(batch: base.Batch, new: Array, sources: Array | None = None) -> View:
@@ -116,11 +122,10 @@ def distil(
     return extra, memory
 
   def loss(params, memory, batch, key):
-    k_drop, k_new, k_drop_new, *k_terms = jax.random.split(key, 5 if term else 3)
+    k_drop, k_new, k_drop_new, *k_terms, k_teacher = jax.random.split(key, 6 if term else 4)
     task, memory = env.task, dict(memory)
     student = env.student(params['student'], batch, k_drop)
-    k_teacher = jax.random.fold_in(k_drop, 1) if teacher_dropout else None
-    teacher = env.teacher.answer(params['teacher'], batch, k_teacher)
+    teacher = env.teacher.answer(params['teacher'], batch, k_teacher if teacher_dropout else None)
     metrics = dict(
       hard=task.loss(student.logits, batch['label']).mean(),
       soft=task.gap(student.logits, teacher.logits, c.temperature).mean(),

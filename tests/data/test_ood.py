@@ -26,6 +26,8 @@ def test_three_classes_are_merged_after_the_model_has_chosen(tmp_path):
   assert decision.tolist() == [0, 0, 1]
   assert ood.scores(decision, test.table.label, test.classes, test.group) == {
     'accuracy': pytest.approx(2 / 3),
+    'entailment': 1.0,
+    'non-entailment': 0.5,
     'lexical, entailment': 1.0,
     'lexical, non-entailment': 0.0,
     'subsequence, non-entailment': 1.0,

@@ -110,6 +110,35 @@ def test_a_fixed_lambda_swaps_every_token_or_none(rng, monkeypatch, lam, swapped
   assert (metrics['moved'] > 0) == swapped and metrics['third'] == 0
 
 
+def test_a_tie_is_broken_by_the_key_and_not_by_rounding(rng, monkeypatch):
+  seed = int(rng.integers(1 << 30))
+  tie = dict(lam_mode='fixed', lam=0.5)
+  lam, own, other, usable, new, _ = _mixed(np.random.default_rng(seed), monkeypatch, **tie)
+  np.testing.assert_array_equal(new, np.where(usable & (lam < 0.5), other, own))
+  assert 0.3 < (lam < 0.5).mean() < 0.7 and np.abs(lam - 0.5).max() <= 1e-3
+  monkeypatch.undo()
+  again = _mixed(np.random.default_rng(seed), monkeypatch, **tie)
+  np.testing.assert_array_equal(again[4], new)
+  monkeypatch.undo()
+  assert (_mixed(np.random.default_rng(seed + 1), monkeypatch, **tie)[0] != lam).mean() > 0.9
+
+
+@pytest.mark.parametrize('field, value', [('portion', -0.5), ('lam', 7.0), ('epsilon', -1.0)])
+def test_numbers_out_of_range_are_refused(field, value):
+  with pytest.raises(ValueError, match=f'config.method.{field}={value} must be'):
+    methods.get('augpro')(tiny.fields('augpro', **{field: value}), tiny.world()[0])
+
+
+@pytest.mark.parametrize('fields, said', [
+  (dict(name='cilda', weigth=1.0), "also of 'cilda': .*weight.*TERM of configs/cilda.py"),
+  (dict(name='codir'), "also of 'codir': .*TERM of configs/codir.py"),
+  (dict(name='kd'), "name='kd' has no term: codir"),
+])  # fmt: skip
+def test_what_a_term_beside_it_lacks_is_named(fields, said):
+  with pytest.raises(ValueError, match=said):
+    methods.get('augpro')(tiny.fields('augpro', also=dict(on='text', **fields)), tiny.world()[0])
+
+
 def test_of_an_example_all_tokens_are_its_own_or_all_its_partners(rng, monkeypatch):
   lam, own, other, usable, new, _ = _mixed(rng, monkeypatch, lam_mode='example')
   lam = lam[:, :1]

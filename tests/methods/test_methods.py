@@ -132,7 +132,11 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(rng, name, change
   assert not _same(runs[0], runs[2])  # dropout at the least
 
 
-@shipped
+@pytest.mark.parametrize(
+  'name, changes',
+  [pytest.param(n, c, marks=pytest.mark.slow if n == 'comkd' else ()) for n, c in SHIPPED],
+  ids=str,
+)
 def test_one_device_equals_four(rng, name, changes):
   batches = [tiny.batch(rng) for _ in range(2)]
   one, four = (_play(_game(name, changes, devices=n), batches)[1] for n in (1, 4))
