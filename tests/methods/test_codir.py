@@ -330,6 +330,27 @@ def test_a_teacher_with_dropout_is_asked_anew(rng, on):
   assert [key is not None for key in keys] == [on] and method.asks == ('' if on else 'first')
 
 
+def test_a_teachers_dropout_is_drawn_by_no_key_of_the_students(rng):
+  env, params = tiny.world()
+  keys = {}
+
+  def spied(name):
+    net = getattr(env, name)
+    encode = lambda *a: (keys.setdefault(name, a[-1]), net.encode(*a))[1]  # noqa: E731
+    return dataclasses.replace(net, encode=encode)
+
+  env = env._replace(student=spied('student'), teacher=spied('teacher'))
+  method = methods.get('codir')(tiny.fields('codir', teacher_dropout=True), env)
+  extra, memory = method.init(jax.random.key(0), params, tiny.dataset())
+  keys.clear()
+  batch = {k: jnp.asarray(v) for k, v in tiny.batch(rng).items()}
+  key = jax.random.key(int(rng.integers(1 << 30)))
+  method.players['student'].loss(params | extra, memory, batch, key)
+  # A split's n-th key is that of folding in n.
+  theirs = jax.random.key_data(jax.random.split(keys['student'], 99))
+  assert not (theirs == jax.random.key_data(keys['teacher'])[None]).all(1).any()
+
+
 def _alike(memory):
   """With equal rows in a bank and a Z that is set: it does not matter which are drawn, or when."""
   equal = lambda x: jnp.broadcast_to(losses.unit(x[:1]), x.shape)  # noqa: E731
