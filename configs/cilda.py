@@ -4,7 +4,7 @@ python -m kdjax.main --config=configs/cilda.py[:task] --workdir=DIR
 
 SST-2, a tenth of train, 160 steps of 32, with hard_new 2/9 and augmented 1/9, as it was then: 0.791
 (KD 0.798, fine-tuned 0.796, teacher 0.860; one seed, docs/short_runs.md). At most 4 minutes on 2
-busy CPU cores, beside teacher and generator.
+busy CPU cores, beside teacher and generator. With what ships, and five seeds: docs/findings.md.
 """
 
 from configs import common, mate_kd

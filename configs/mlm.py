@@ -7,6 +7,9 @@ Text is the train split's and that of config.data.unlabelled, or, with :text, of
 What it starts from, its layers, steps and rate are config.generator; its labels are not used. The
 model is DIR/generator/model. Another run takes it as it is by
 --config.generator.init=DIR/generator/model --config.generator.finetune=False
+
+As a teacher of configs/mlm_kd.py, all-MiniLM-L6 with a new head went from 0 to 24.4 % of hidden
+tokens in 200 steps of 32 rows of 64 tokens (docs/short_runs.md): minutes on 2 busy CPU cores.
 """
 
 from configs import common

@@ -6,6 +6,11 @@ With a task's name in the place of text, the task's train split is read too, and
 FILES are named. The teacher, config.teacher, is trained as a masked language model first, unless
 config.teacher.finetune=False says that it is one. The student is DIR/mlm_kd/model: any other config
 begins from it by --config.student.init=DIR/mlm_kd/model.
+
+10,000 film reviews in rows of 64 tokens, two layers of all-MiniLM-L6, 250 steps of 32: it guesses
+17.5 % of hidden tokens, its teacher 24.4 %; fine-tuned on a tenth of SST-2 it is ahead by a point
+after 70 steps and not after 210 (docs/short_runs.md). Half an hour on 2 busy CPU cores, with
+teacher and codir_pre.
 """
 
 from configs import common, mlm

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from kdjax import env, methods, runs
+from kdjax import env, methods, runs, tasks
+from kdjax.data import ood, sources
 from kdjax.grid import cells, gather, jobs, scores, setting, summary, tables
 from tests import tiny, toy
 from tests.grid import toy_grid
@@ -382,6 +383,18 @@ def test_seeds_with_a_teacher_each_are_joined_in_order(tmp_path):
   assert found['scores'] == dict(validation=dict(accuracy=[0.5, 0.7]))
   assert found['curve'] == dict(step=[1, 2], accuracy=[[0.1, 0.5], [0.1, 0.7]])
   assert found['cost']['seconds'] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize('name, task, more', [('paws_qqp', 'qqp', ['f1']), ('imdb', 'sst2', [])])
+def test_sets_of_a_task_that_has_f1_have_it(rng, name, task, more):
+  own = ood.SETS[name]
+  rows = sources.Table(['a'] * 40, None, rng.integers(0, 2, 40), np.arange(40))
+  test = ood.Test(rows, np.array(own.merge), own.classes, None)
+  logits = rng.normal(size=(3, 40, 2))
+  found = scores._elsewhere(tasks.GLUE[task], test, logits)
+  assert list(found) == ['accuracy', *more]
+  for value, x in zip(found.get('f1', ()), logits, strict=False):
+    assert value == pytest.approx(f1_score(rows.label, x.argmax(1)))
 
 
 def test_seeds_that_learned_from_other_data_are_not_one_row(tmp_path):

@@ -91,6 +91,17 @@ def test_like_is_compared_with_like(grid):
   assert [line[2] for line in cost.lines] == ['100', '100', '100', '1,000']
 
 
+def test_f1_elsewhere_stands_beside_the_accuracy_and_is_no_part(grid):
+  made = copy.deepcopy(grid)
+  rows = setting.rows(made, 'mnli', 1.0)
+  rows[2]['ood']['hans']['f1'] = [0.25, 0.5, 0.75]  # of who was scored since
+  table = tables.elsewhere(rows, made)
+  assert table.head == ['', 'hans', 'hans - kd', 'hans f1']
+  assert [line[3] for line in table.lines] == ['', '', '0.5000 ± 0.2500', '']
+  (parts,) = tables.subsets(rows)
+  assert parts.head == ['', 'lexical, entailment']
+
+
 def test_verdicts_count_settings_on_which_zero_is_outside(grid):
   made = copy.deepcopy(grid)
   below = dict(mean=-0.05, low=-0.06, high=-0.04, decided=True)
