@@ -28,7 +28,9 @@ RUNS = {
   'KD with new pairs of the same texts': 'kd_pairs',
   'KD with more text': 'kd_text',
 }
-ELSEWHERE = {('kd_pairs', 'qqp'): 'low_qqp_pairs', ('kd_text', 'qnli'): 'low_qnli_texts'}
+ELSEWHERE = {('kd_pairs', 'qqp'): 'low_qqp_pairs'} | {
+  ('kd_text', task): f'low_{task}_texts' for task in ('qnli', 'mrpc')
+}
 # Runs of two grids: called KD in theirs, compared by written predictions, which are not kept.
 BY_PREDICTIONS = {('kd_text', 'sst2'), ('kd_text', 'stsb')}
 
