@@ -250,12 +250,6 @@ def found(workdir: pathlib.Path) -> dict:
   return (_noted(workdir) or {}).get(_DATA, {})
 
 
-def unlike(one: pathlib.Path, other: pathlib.Path) -> str:
-  """In what the data of two folders' runs differ; '' where they do not, or one does not say."""
-  there, now = found(one), found(other)
-  return _apart(there, now) if there and now else ''
-
-
 def _noted(workdir: pathlib.Path) -> dict | None:
   path = workdir / 'run.json'
   return report.read_json(path) if path.exists() else None

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from kdjax import metrics, report, runs, tasks
+from kdjax import report, runs, tasks
 from kdjax.data import ood
 from kdjax.grid import commands, jobs, scores, setting, stats
 
@@ -59,7 +59,8 @@ def grid(
 
 def _same_data(first: pathlib.Path, other: pathlib.Path) -> None:
   """ValueError where two runs of one row, seeds of a method, found other rows in the files."""
-  if said := runs.unlike(first, other):
+  now = runs.found(other)
+  if now and (said := runs.moved(first, lambda: now)):
     raise ValueError(
       f'{other} learned from other data than {first} ({said}): rename the older folder, and the '
       'same command trains it anew'
@@ -104,9 +105,8 @@ def _relate(rows: dict[str, dict], found: dict, column: tuple, workdir, resample
       value = lambda of, part=part, split=split, key=key: rows[of][part][split][key]  # noqa: E731
       where = split if part == 'scores' else f'ood/{split}'
       if _STUDENT in rows and name not in ('teacher', _STUDENT):
-        up = -1.0 if key in metrics.LOWER else 1.0
-        three = (up * np.array(value(of)) for of in (name, _STUDENT, 'teacher'))
-        row['share'][at] = stats.share(*three)
+        three = (value(of) for of in (name, _STUDENT, 'teacher'))
+        row['share'][at] = stats.share(*three, key)
       if base and name not in ('teacher', _BASE):
         (ours, label), (theirs, _) = said(name, where), said(_BASE, where)
         classes = len(row['labels']) if part == 'scores' else 0  # a set from elsewhere has its own

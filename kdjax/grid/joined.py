@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from kdjax import metrics
 from kdjax.grid import setting, stats
 
 _ALIKE = 1e-3  # scores of one teacher on two machines, which add up in another order
@@ -68,8 +67,7 @@ def _shares(row: dict, grid: dict, grids: dict[str, dict]) -> dict:
         ends = [end['scores'].get(split, {}).get(metric) for end in (low, teacher, other)]
         at = setting.compared(row, split, metric)
         if at not in out and all(ends) and abs(np.mean(ends[1]) - np.mean(ends[2])) < _ALIKE:
-          up = -1.0 if metric in metrics.LOWER else 1.0
-          out[at] = stats.share(*(up * np.array(each) for each in (values, *ends[:2])))
+          out[at] = stats.share(values, *ends[:2], metric)
   return out
 
 

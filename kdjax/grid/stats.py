@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from kdjax import metrics
+
 _OF_SCORES = ('pearson', 'spearman', 'mse')
 
 
@@ -26,10 +28,16 @@ class Interval(NamedTuple):
     return self.low > 0 or self.high < 0
 
 
-def share(method: Sequence[float], student: Sequence[float], teacher: Sequence[float]):
-  """(method - student) / (teacher - student) of means over seeds; None where there is no gap."""
-  gap = np.mean(teacher) - np.mean(student)
-  return float((np.mean(method) - np.mean(student)) / gap) if gap > 0 else None
+def share(
+  method: Sequence[float], student: Sequence[float], teacher: Sequence[float], metric: str = ''
+):
+  """(method - student) / (teacher - student) of means over seeds; None where there is no gap.
+
+  metric: one of which lower is better has its gap the other way.
+  """
+  up = -1.0 if metric in metrics.LOWER else 1.0
+  gap, closed = (up * (np.mean(each) - np.mean(student)) for each in (teacher, method))
+  return float(closed / gap) if gap > 0 else None
 
 
 def paired(
