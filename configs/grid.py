@@ -8,7 +8,8 @@ ood: tasks with test sets from elsewhere. In the last three a part of train choo
 the task's validation split is a test that chooses nothing. text: of glue_low, KD and AugPro as they
 are and with grid.text, a file of more text without labels (--config.grid.text=FILE; what
 benchmarks.texts writes of other tasks, or your own). pairs: the same with data.new_pairs, pairs of
-the task's own texts, of tasks of pairs. search: four trials of each method, the
+the task's own texts, of tasks of pairs; text has kd_both and augpro_both too, which learn from both
+(--config.grid.methods=kd,kd_text,kd_both). search: four trials of each method, the
 first with what ships, for a third of glue_low's steps, scored on that part of train alone; what
 wins goes into of_method by hand.
 """
@@ -134,24 +135,27 @@ def _text(c) -> None:
   _glue_low(c)
   c.grid.text = ''  # file, folder or pattern, as config.data.unlabelled
   c.grid.pair = 'pair'  # of tasks of pairs: the column of second texts
-  _beside(c, 'text', 2.0, dict(unlabelled=c.grid.get_ref('text'), pair=c.grid.get_ref('pair')))
+  text = dict(unlabelled=c.grid.get_ref('text'), pair=c.grid.get_ref('pair'))
+  c.grid.methods = _beside(c, 'text', 2.0, text)
+  _beside(c, 'both', 1.0, text | dict(new_pairs=10))  # of tasks of pairs; where grid.methods says
 
 
 def _pairs(c) -> None:
   _glue_low(c)
   c.grid.tasks = ','.join(task for task in _TASKS.split(',') if task not in ('cola', 'sst2'))
-  _beside(c, 'pairs', 1.0, dict(new_pairs=10))  # less than four times the steps without them
+  # Less than four times the steps without them.
+  c.grid.methods = _beside(c, 'pairs', 1.0, dict(new_pairs=10))
 
 
-def _beside(c, what: str, epochs: float, more: dict) -> None:
-  """KD and AugPro as they are, and with rows beside those of train that have no label."""
+def _beside(c, what: str, epochs: float, more: dict) -> str:
+  """By commas: KD and AugPro as they are, and with rows beside those of train without a label."""
   names = ['finetune']
   for method in ('kd', 'augpro'):
     names += [method, name := f'{method}_{what}']
     # Of a batch few rows have a gold label, and their weight is that of the mean over those few.
     c.baselines[name] = c.baselines[method].to_dict() | dict(hard=0.1)
     c.grid.of_method[name] = dict(data=more, train=dict(epochs=epochs))
-  c.grid.methods = ','.join(names)
+  return ','.join(names)
 
 
 def _search(c) -> None:

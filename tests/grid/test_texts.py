@@ -135,6 +135,20 @@ def test_methods_with_new_pairs_stand_beside_those_without_by_one_teacher(rng, t
   assert asked[0] == asked[1] and 5 * 90 < rows[1] <= 11 * 90
 
 
+def test_text_and_new_pairs_go_together(rng, tmp_path):
+  c = _config(tmp_path / 'glue', rng)
+  pool = [dict(text=a, pair=b) for a, b in texts.collect(c, ['mrpc'], words=50)]
+  with c.unlocked():
+    c.grid.text = str(data_config.jsonl(tmp_path / 'pool.jsonl', pool))
+    c.grid.methods = 'kd,kd_both'
+  plain, both = jobs.of(c, tmp_path / 'work', None)
+  assert (plain.names, both.names) == (['teacher', 'kd'], ['teacher', 'kd_both'])
+  plan = kdjax_jobs.prepare(both.c, tmp_path / 'work')
+  index = staging.rows_of(plan, 'kd_both').index
+  assert 90 * 5 < len(index) - len(pool) <= 90 * 11
+  assert both.c.baselines.kd_both.hard == 0.1 and both.c.train.epochs == 1.0
+
+
 def test_rows_left_out_are_scored_of_a_teacher_whichever_job_comes_first(
   rng, tmp_path, monkeypatch
 ):
