@@ -5,13 +5,13 @@ python -m kdjax.reproduce --config=configs/grid.py[:NAME] --workdir=DIR
 quick (the default): embedded text, three minutes on 2 CPU cores, not for comparison. glue_low: a
 tenth of the large train splits, all of the small ones (AugPro's low-data setting). glue: all of it.
 ood: tasks with test sets from elsewhere. In the last three a part of train chooses checkpoints, and
-the task's validation split is a test that chooses nothing. text: of glue_low, KD and AugPro as they
-are and with grid.text, a file of more text without labels (--config.grid.text=FILE; what
-benchmarks.texts writes of other tasks, or your own). pairs: the same with data.new_pairs, pairs of
-the task's own texts, of tasks of pairs; text has kd_both and augpro_both too, which learn from both
-(--config.grid.methods=kd,kd_text,kd_both). search: four trials of each method, the
-first with what ships, for a third of glue_low's steps, scored on that part of train alone; what
-wins goes into of_method by hand.
+the task's validation split is a test that chooses nothing. text: of glue_low, KD, PKD of every
+token, and AugPro, as they are and with grid.text, a file of more text without labels
+(--config.grid.text=FILE; what benchmarks.texts writes of other tasks, or your own). pairs: the same
+with data.new_pairs, pairs of the task's own texts, of tasks of pairs; text has kd_both and its like
+too, which learn from both (--config.grid.methods=kd,kd_text,kd_both). search: four trials of each
+method, the first with what ships, for a third of glue_low's steps, scored on that part of train
+alone; what wins goes into of_method by hand.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ _TASKS = 'cola,sst2,mrpc,stsb,qqp,mnli,qnli,rte'
 _SMALL = ('cola', 'mrpc', 'stsb', 'rte')  # a tenth of them is 224 to 770 rows
 _METHODS = (
   'finetune,kd,augpro,augpro_fgsm,mate_kd,cilda,codir,backward_kd,augpro_codir,augpro_cilda,'
-  'pkd,rail_kd,mixkd,freelb,token_replace,annealing_kd,continuation_kd,comkd'
+  'augpro_tokens,pkd,pkd_tokens,rail_kd,mixkd,freelb,token_replace,annealing_kd,continuation_kd,comkd'
 )
 _SETS = (
   'imdb,cad_imdb_original,cad_imdb_revised,hans,scitail,sick,cad_nli_original,'
@@ -47,7 +47,9 @@ _TRIED = dict(
   backward_kd=(dict(cap=0.5), _MORE, dict(rate=0.1)),
   augpro_codir=_MIXED,
   augpro_cilda=_MIXED,
+  augpro_tokens=_MIXED,
   pkd=(dict(weight=10.0), dict(temperature=1.0), dict(pool='mean')),
+  pkd_tokens=(dict(weight=1.0), dict(weight=20.0), dict(weight=20.0, hard=0.1)),
   rail_kd=(dict(weight=0.1), dict(weight=1.0), dict(kind='layer')),
   mixkd=(dict(alpha=1.0), dict(hard_new=0.0), _MORE),
   freelb=(dict(radius=0.2), dict(radius=0.4), dict(target='teacher')),
@@ -148,9 +150,9 @@ def _pairs(c) -> None:
 
 
 def _beside(c, what: str, epochs: float, more: dict) -> str:
-  """By commas: KD and AugPro as they are, and with rows beside those of train without a label."""
+  """By commas: runs as they are, and with rows beside those of train that have no label."""
   names = ['finetune']
-  for method in ('kd', 'augpro'):
+  for method in ('kd', 'pkd_tokens', 'augpro'):
     names += [method, name := f'{method}_{what}']
     # Of a batch few rows have a gold label, and their weight is that of the mean over those few.
     c.baselines[name] = c.baselines[method].to_dict() | dict(hard=0.1)

@@ -9,9 +9,9 @@ seed, docs/short_runs.md). At most 1 minute on 2 busy CPU cores, beside teacher.
 from configs import common
 
 TERM = dict(
-  pool='first',  # token, the paper's; mean: over the real ones
+  pool='first',  # token, the paper's; mean: over the real ones; tokens: each (pkd_tokens.py)
   student_layers='last',  # all below the last; or all, odd, '1,3'
-  teacher_layers='skip',  # evenly spaced below the last; or last, '2,4': one for each above
+  teacher_layers='skip',  # evenly below the last; every: with the last; or last, '2,4': one each
   weight=1.0,  # ours; the released search, 10 to 1000 per feature, is 0.013 to 1.3 at width 768
 )
 

@@ -43,7 +43,7 @@ class Part(NamedTuple):
   call, of a term: the same -> (loss f32[], memory, metrics), weighted already.
   owns: parameters that its init adds and the student's player trains.
   live: the embeddings of a view train the student's table, as those of a text do.
-  pool: how the vectors are pooled that are all that a term reads of hidden states.
+  pool: how the vectors are pooled that are all that a term reads of hidden states; '': not pooled.
   """
 
   call: Callable
@@ -162,6 +162,6 @@ def distil(
     return total, (memory, metrics)
 
   owns = ('student', *(name for part in parts.values() for name in part.owns))
-  asks = (term.pool if term and on != 'new' else '') or 'logits'
+  asks = term.pool if term and on != 'new' else 'logits'
   asks = '' if teacher_dropout else asks
   return base.Method({'student': base.Player(owns, loss)}, init, asks=asks)

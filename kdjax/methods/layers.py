@@ -10,24 +10,29 @@ import jax.numpy as jnp
 Array = jax.Array
 
 POOLS = ('first', 'mean')
-SPECS = ('all', 'odd', 'skip', 'last')
+SPECS = ('all', 'odd', 'every', 'skip', 'last')
 
 
 def choose(spec: str, blocks: int, count: int = 0, field: str = 'layers') -> tuple[int, ...]:
   """Layers of a model of this many blocks, in order, by a config's word.
 
-  'all': 1 to N. 'odd': 1, 3, 5, ... 'skip': of m layers the i-th is floor(i N / (m + 1)), evenly
+  'all': 1 to N. 'odd': 1, 3, 5, ... 'every': of m layers the i-th is floor(i N / m), the last among
+  them, as config.student.pick has it. 'skip': of m layers the i-th is floor(i N / (m + 1)), evenly
   spaced below the last. 'last': the m layers before the last. Both as in PKD, which leaves the last
   layer to the logits: N = 12 and m = 5 are 2, 4, .., 10 and 7, .., 11. Or numbers: '2,4,6'.
 
   Args:
-    count: m; 0: N // 2 - 1, as from a student of half the blocks, and at least 1.
+    count: m, at most N; 0: as of a student of half the blocks, N // 2 - 1 below its last, and at
+      least 1.
     field: of config.method, for the error.
   """
   if spec == 'all':
     return tuple(range(1, blocks + 1))
   if spec == 'odd':
     return tuple(range(1, blocks + 1, 2))
+  if spec == 'every':
+    count = count or max(blocks // 2, 1)
+    return tuple(i * blocks // count for i in range(1, count + 1))
   if spec in ('skip', 'last'):
     count = count or max(blocks // 2 - 1, 1)
     if count > max(blocks - 1, 1):

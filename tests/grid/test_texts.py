@@ -124,8 +124,8 @@ def test_methods_with_new_pairs_stand_beside_those_without_by_one_teacher(rng, t
   c = _config(tmp_path / 'glue', rng, 'pairs')
   work, asked = tmp_path / 'work', []
   plain, more = jobs.of(c, work, None)
-  assert plain.names == ['teacher', 'finetune', 'kd', 'augpro']
-  assert more.names == ['teacher', 'kd_pairs', 'augpro_pairs']
+  assert plain.names == ['teacher', 'finetune', 'kd', 'pkd_tokens', 'augpro']
+  assert more.names == ['teacher', 'kd_pairs', 'pkd_tokens_pairs', 'augpro_pairs']
   for job in (plain, more):
     plan = kdjax_jobs.prepare(job.c, work)
     asked.append(runs.asked(plan.c, 'teacher'))

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import pkd as pkd_shipped
+from configs import pkd_tokens as tokens_shipped
 from configs import rail_kd as rail_shipped
 from kdjax import checkpoint, methods, net, sharding, train
 from kdjax import env as environments
@@ -19,6 +20,10 @@ CHOICES = [
   ('all', 4, 0, (1, 2, 3, 4)),
   ('odd', 12, 0, (1, 3, 5, 7, 9, 11)),
   ('odd', 6, 0, (1, 3, 5)),
+  ('every', 6, 2, (3, 6)),
+  ('every', 12, 5, (2, 4, 7, 9, 12)),
+  ('every', 6, 0, (2, 4, 6)),
+  ('every', 1, 0, (1,)),
   ('skip', 12, 5, (2, 4, 6, 8, 10)),  # PKD, BERT-base to six layers
   ('last', 12, 5, (7, 8, 9, 10, 11)),
   ('skip', 12, 2, (4, 8)),  # to three
@@ -134,18 +139,29 @@ def _unit(x):
     ((3, 16), {}, [(1, 1), (2, 3)]),
     ((1, 16), {}, [(1, 2)]),
     ((2, 24), dict(student_layers='all', teacher_layers='5,1'), [(1, 5), (2, 1)]),
+    ((2, 24), tokens_shipped.TERM | dict(weight=0.3), [(1, 2), (2, 5)]),  # 5 / 2, 10 / 2
+    ((3, 16), tokens_shipped.TERM | dict(weight=0.3), [(1, 1), (2, 3), (3, 5)]),
   ],
   ids=str,
 )
 def test_pkd_is_its_formula(rng, student, changes, pairs):
   env, params = _sized(student)
-  call, params, memory = _term('pkd', env, params, weight=0.3, **changes)
+  call, params, memory = _term('pkd', env, params, **(dict(weight=0.3) | changes))
   batch = tiny.batch(rng)
   (value, after, metrics), outs = call(params, memory, batch)
   assert after == memory == ()
   heads, want = params['pkd_heads'], []
   assert sorted(heads) == ([] if student[1] == 24 else [str(l) for l, _ in pairs])
   for l, m in pairs:
+    if changes.get('pool') == 'tokens':
+      x, y = np.asarray(outs[0].hidden[l]), np.asarray(outs[1].hidden[m])
+      if heads:
+        x = x @ np.asarray(heads[str(l)]['kernel']) + np.asarray(heads[str(l)]['bias'])
+      gaps = np.square(_unit(x) - _unit(y)).sum(-1)
+      want.append(
+        np.mean([gap[mask].mean() for gap, mask in zip(gaps, batch['mask'], strict=True)])
+      )
+      continue
     if 'pool' in changes:
       x, y = (
         np.stack([h[b][batch['mask'][b]].mean(0) for b in range(8)])
@@ -158,6 +174,37 @@ def test_pkd_is_its_formula(rng, student, changes, pairs):
     want.append(np.square(_unit(x) - _unit(y)).sum(1).mean())
   np.testing.assert_allclose(metrics['distance'], np.mean(want), rtol=1e-4)
   np.testing.assert_allclose(value, 0.3 * np.mean(want), rtol=1e-4)
+
+
+def test_padding_is_no_part_of_pkd_of_every_token(rng):
+  env, _ = _sized((2, 24))
+  batch = tiny.batch(rng)
+  batch['mask'][0, 1:] = False
+  mask = np.asarray(batch['mask'])
+  term = pkd.term(ConfigDict(tokens_shipped.TERM), env)
+  student, teacher = (rng.normal(size=(n, *mask.shape, 24)).astype(np.float32) for n in (3, 6))
+
+  @jax.value_and_grad
+  def value(hidden):
+    outs = net.Out(None, hidden), net.Out(None, jnp.asarray(teacher))
+    return term.call(dict(pkd_heads={}), (), batch, *outs, None)[0]
+
+  want, want_grad = value(jnp.asarray(student))
+  for hidden in (student, teacher):
+    hidden[:, ~mask] = np.nan
+  got, grad = value(jnp.asarray(student))
+  assert got == want and np.isfinite(got)
+  np.testing.assert_array_equal(grad, want_grad)
+  assert (np.asarray(grad)[:, ~mask] == 0).all()
+
+
+def test_pkd_of_every_token_needs_one_tokenizer():
+  env, _ = _sized((2, 24))
+  env = env._replace(teacher=dataclasses.replace(env.teacher, view='teacher_'))
+  for pool in layers.POOLS:
+    pkd.term(ConfigDict(pkd_shipped.TERM | dict(pool=pool)), env)
+  with pytest.raises(ValueError, match=r"pool='tokens' pairs the tokens of one text.*take 'mean'"):
+    pkd.term(ConfigDict(tokens_shipped.TERM), env)
 
 
 @pytest.mark.parametrize('kind', ['concat', 'layer'])
