@@ -22,13 +22,14 @@ COLUMNS = (
   ('low_mrpc', 'mrpc', 'validation+test'),
 )
 RUNS = {
+  'PKD of every token': 'pkd_tokens',
   'AugPro': 'augpro',
   'MATE-KD': 'mate_kd',
   'CILDA': 'cilda',
   'KD with new pairs of the same texts': 'kd_pairs',
   'KD with more text': 'kd_text',
 }
-ELSEWHERE = {('kd_pairs', 'qqp'): 'low_qqp_pairs'} | {
+ELSEWHERE = {('kd_pairs', 'qqp'): 'low_qqp_pairs', ('pkd_tokens', 'qnli'): 'low_qnli_texts'} | {
   ('kd_text', task): f'low_{task}_texts' for task in ('qnli', 'mrpc')
 }
 # Runs of two grids: called KD in theirs, compared by written predictions, which are not kept.
@@ -68,7 +69,7 @@ def test_differences_are_those_of_the_grids(said):
 
 def test_shares_are_those_of_the_grids():
   table = _table()
-  kept = dict(KD='kd', AugPro='augpro')
+  kept = {'KD': 'kd', 'AugPro': 'augpro', 'PKD of every token': 'pkd_tokens'}
   kept |= {'KD with new pairs': 'kd_pairs', 'KD with more text': 'kd_text'}
   for said, run in kept.items():
     checked = 0
@@ -90,6 +91,7 @@ def test_times_are_those_of_the_grids():
   table = _table()
   lines = {
     'time, KD = 1: AugPro, MATE-KD, CILDA': ('augpro', 'mate_kd', 'cilda'),
+    'time, KD = 1: PKD of every token': ('pkd_tokens',),
     'time, KD = 1: new pairs, more text': ('kd_pairs', 'kd_text'),
   }
   for said, asked in lines.items():
