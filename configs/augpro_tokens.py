@@ -1,6 +1,8 @@
 """AugPro, and a student whose every token follows the teacher's, on the text and on the new one.
 
 python -m kdjax.main --config=configs/augpro_tokens.py[:task] --workdir=DIR
+
+Not measured yet.
 """
 
 from configs import augpro, common, pkd_tokens
