@@ -35,9 +35,7 @@ ELSEWHERE = {
   ('pkd_tokens', 'qnli'): 'low_qnli_texts',
   ('pkd_tokens_text', 'qnli'): 'low_qnli_texts',
   ('pkd_tokens_text', 'qqp'): 'low_qqp_tokens',
-} | {
-  ('kd_text', task): f'low_{task}_texts' for task in ('qnli', 'mrpc')
-}
+} | {('kd_text', task): f'low_{task}_texts' for task in ('qnli', 'mrpc')}
 # Runs of two grids: called KD in theirs, compared by written predictions, which are not kept.
 BY_PREDICTIONS = {('kd_text', 'sst2'), ('kd_text', 'stsb')}
 
