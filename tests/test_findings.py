@@ -35,6 +35,7 @@ ELSEWHERE = {
   ('pkd_tokens', 'qnli'): 'low_qnli_texts',
   ('pkd_tokens_text', 'qnli'): 'low_qnli_texts',
   ('pkd_tokens_text', 'qqp'): 'low_qqp_tokens',
+  ('pkd_tokens_both', 'mrpc'): 'low_mrpc_both',
 } | {('kd_text', task): f'low_{task}_texts' for task in ('qnli', 'mrpc')}
 # Runs of two grids: called KD in theirs, compared by written predictions, which are not kept.
 BY_PREDICTIONS = {('kd_text', 'sst2'), ('kd_text', 'stsb')}
@@ -73,9 +74,15 @@ def test_differences_are_those_of_the_grids(said):
 
 def test_shares_are_those_of_the_grids():
   table = _table()
-  kept = {'KD': 'kd', 'AugPro': 'augpro', 'PKD of every token': 'pkd_tokens'}
-  kept |= {'KD with new pairs': 'kd_pairs', 'KD with more text': 'kd_text'}
-  kept['PKD of every token, with more text'] = 'pkd_tokens_text'
+  kept = {
+    'KD': 'kd',
+    'AugPro': 'augpro',
+    'PKD of every token': 'pkd_tokens',
+    'KD with new pairs': 'kd_pairs',
+    'KD with more text': 'kd_text',
+    'PKD of every token, with more text': 'pkd_tokens_text',
+    'PKD of every token, with more text and new pairs': 'pkd_tokens_both',
+  }
   for said, run in kept.items():
     checked = 0
     for (name, task, split), cell in zip(COLUMNS, table[f'kept: {said}'], strict=True):
